@@ -1,0 +1,67 @@
+"""fitcore: Keras's fit, exactly, as an explicit training loop of compiled steps."""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"fitcore runs on Keras's TensorFlow backend; Keras is set to {keras.backend.backend()!r}. "
+        "Set KERAS_BACKEND=tensorflow before anything imports keras."
+    )
+
+from fitcore.api import evaluate, fit
+from fitcore.data import Reshuffle, Stream, make_source
+from fitcore.engine import Engine
+from fitcore.hooks import (
+    EPOCHS,
+    EVERY_STEP,
+    NEVER,
+    RETURNS,
+    Evaluate,
+    Hook,
+    NonFinite,
+    Patience,
+    Save,
+    Set,
+    Stop,
+    StopOn,
+    StopRule,
+    TensorBoard,
+    View,
+    When,
+    every,
+)
+from fitcore.program import RetraceError
+from fitcore.state import StopReason
+from fitcore.step import RECORDERS, Observation, test_step, train_step
+
+__all__ = [
+    "EPOCHS",
+    "EVERY_STEP",
+    "NEVER",
+    "RECORDERS",
+    "RETURNS",
+    "Engine",
+    "Evaluate",
+    "Hook",
+    "NonFinite",
+    "Observation",
+    "Patience",
+    "Reshuffle",
+    "RetraceError",
+    "Save",
+    "Set",
+    "Stop",
+    "StopOn",
+    "StopReason",
+    "StopRule",
+    "Stream",
+    "TensorBoard",
+    "View",
+    "When",
+    "evaluate",
+    "every",
+    "fit",
+    "make_source",
+    "test_step",
+    "train_step",
+]

@@ -1,0 +1,244 @@
+"""`fit` and `evaluate`: Keras's arguments in, the engine and the loop below, Keras's results out."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from fitcore import keras_private, loop
+from fitcore.data import Stream, make_source
+from fitcore.engine import Engine
+from fitcore.hooks import Hook
+from fitcore.state import Curve, Run
+
+
+def fit(model: keras.Model, x: Any = None, y: Any = None, **arguments: Any) -> keras.callbacks.History:
+    """Train a compiled Keras model: `model.fit`, bit for bit, with many steps per compiled call.
+
+    Takes every argument of `keras.Model.fit` with its meaning and default, and those of `fit_engine` below it.
+
+    Returns:
+      The History that `model.fit` returns, which is `model.history` too, with four attributes more:
+        steps: what was recorded, by name: float64 arrays with one entry per optimizer step. `"step/loss"` is each batch's
+          own loss; `history["loss"]` is, as in Keras, the running mean over each epoch.
+        first_step: index of the step that their first entry belongs to.
+        stop_reason: a `StopReason`, or None if training ran to its last epoch.
+        evaluations: [(steps done, {"val_...": value})] of the evaluations that hooks asked for.
+        account: {"steps", "calls" (compiled calls), "traces" (programs traced), "seconds"}.
+
+    Raises:
+      ValueError, TypeError: as Keras, and for arguments that make no sense, before any step has run.
+      RetraceError: if more programs had to be traced than `max_traces`.
+    """
+    check_model(model, "fit")
+    return fit_engine(Engine.of_compiled(model), x, y, **arguments)
+
+
+def fit_engine(
+    engine: Engine,
+    x: Any = None,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: str | int = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: Any = True,
+    class_weight: dict[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: int | list[int] = 1,
+    hooks: Sequence[Hook] = (),
+    record: Iterable[str] | Mapping[str, Any] | None = None,
+    max_traces: int | None = None,
+) -> keras.callbacks.History:
+    """Train an engine's model. All but the last four arguments are those of `keras.Model.fit`.
+
+    Args:
+      engine: what to train.
+      x, y ... validation_freq: as in `keras.Model.fit`; `verbose="auto"` shows a bar on a terminal and nothing in a pipe.
+      shuffle: True, False or "batch", as in Keras; or a `fitcore.Reshuffle(seed)`, another order in each epoch that can be
+        computed again.
+      hooks: fitcore hooks, called in this order.
+      record: scalars to record at each step: names from `fitcore.RECORDERS` ("step/loss", "step/learning_rate",
+        "step/gradient_norm") or of metrics, or a mapping from names to recorders. None: "step/loss", unless the model has
+        a train_step of its own. What hooks want recorded comes on top.
+      max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
+    """
+    _check_arguments(locals())
+    own_model = engine.model if engine.is_compiled else None
+    target = engine.model if keras_private.is_trainer(engine.model) else engine
+    max_epochs = keras.config.max_epochs()
+    if max_epochs and max_epochs < epochs:
+        warnings.warn(f"Limiting epochs to {max_epochs}", stacklevel=3)
+        epochs = max_epochs
+
+    if validation_split and validation_data is None:
+        (x, y, sample_weight), validation_data = keras_private.train_validation_split((x, y, sample_weight), validation_split)
+    steps_per_epoch = _capped(steps_per_epoch)
+    source = make_source(
+        x,
+        y,
+        sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        shuffle=shuffle,
+        class_weight=class_weight,
+    )
+    each = engine.steps_per_execution
+    stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
+
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=_shows_bar(verbose),
+            verbose=verbose,
+            epochs=epochs,
+            steps=stream.num_steps,
+            model=target,
+        )
+
+    if record is None:
+        record = () if engine.has_own_step else ("step/loss",)
+    record = engine.recorders(record, *(hook.record for hook in hooks))
+    program = engine.train_program(record)
+    program.max_traces = max_traces
+    first_step = engine.steps_done()
+    target.stop_training = False
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    if validation_data is not None:
+        run.validate = _validation(engine, target, validation_data, validation_batch_size or batch_size, validation_steps)
+    try:
+        loop.train(
+            run,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            record=record,
+            validation_freq=validation_freq,
+            own_model=own_model,
+        )
+    finally:
+        run.close()
+    return target.history
+
+
+def evaluate(
+    model: keras.Model | Engine,
+    x: Any = None,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    verbose: str | int = "auto",
+    sample_weight: Any = None,
+    steps: int | None = None,
+    callbacks: Any = None,
+    return_dict: bool = False,
+) -> Any:
+    """Evaluate a compiled Keras model (or an engine): `model.evaluate`, bit for bit. Arguments and result as there.
+
+    Raises:
+      ValueError, TypeError: as Keras.
+    """
+    if isinstance(model, Engine):
+        engine, target = model, model
+    else:
+        check_model(model, "evaluate")
+        engine, target = Engine.of_compiled(model), model
+    _positive("batch_size", batch_size, optional=True)
+    steps = _capped(steps)
+    source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
+    stream = Stream(source, steps, engine.steps_per_execution)
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, add_progbar=_shows_bar(verbose), verbose=verbose, epochs=1, steps=stream.num_steps, model=target
+        )
+    logs = loop.evaluate(engine, stream, callbacks, target)
+    if return_dict:
+        return logs
+    return keras_private.flatten_logs(model, logs) if engine.is_compiled else list(logs.values())
+
+
+def check_model(model: Any, method: str) -> None:
+    """Refuse what can't be trained, before anything is done.
+
+    Raises:
+      TypeError: not a Keras model, or one whose class replaces the loop itself.
+      ValueError: not compiled (as Keras).
+    """
+    if not keras_private.is_trainer(model):
+        raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
+    keras_private.assert_compiled(model, method)
+    function = {"fit": "make_train_function", "evaluate": "make_test_function"}[method]
+    if keras_private.overrides(model, function):
+        raise TypeError(f"`model`: {type(model).__name__} overrides {function}, and with it the loop fitcore would run.")
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError("`model` was made under a tf.distribute strategy of several replicas; fitcore trains on one device.")
+    if method == "fit" and model.optimizer is None:
+        raise ValueError("`model` was compiled without an optimizer. Give `optimizer=` to `compile()`.")
+
+
+def _validation(engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None) -> Any:
+    """The function that evaluates on the validation data, which it converts once."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if engine.is_compiled and keras_private.overrides(engine.model, "evaluate"):
+        return lambda callbacks: engine.model.evaluate(
+            x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps, callbacks=callbacks, return_dict=True
+        )
+    stream: list[Stream] = []
+
+    def validate(callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
+        if not stream:
+            source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
+            stream.append(Stream(source, _capped(steps), engine.steps_per_execution))
+        return loop.evaluate(engine, stream[0], callbacks, target)
+
+    return validate
+
+
+def _capped(steps: int | None) -> int | None:
+    most = keras.config.max_steps_per_epoch()
+    if most and (not steps or most < steps):
+        warnings.warn(f"Limiting steps_per_epoch to {most}", stacklevel=4)
+        return int(most)
+    return steps
+
+
+def _shows_bar(verbose: str | int) -> bool:
+    return sys.stdout.isatty() if verbose == "auto" else verbose != 0
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Everything about fit's arguments that can be known without looking at the data."""
+    _positive("batch_size", given["batch_size"], optional=True)
+    _positive("validation_batch_size", given["validation_batch_size"], optional=True)
+    _positive("steps_per_epoch", given["steps_per_epoch"], optional=True)
+    _positive("validation_steps", given["validation_steps"], optional=True)
+    _positive("max_traces", given["max_traces"], optional=True)
+    _positive("epochs", given["epochs"], least=0)
+    _positive("initial_epoch", given["initial_epoch"], least=0)
+    if not 0 <= given["validation_split"] < 1:
+        raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={given['validation_split']}")
+    for hook in given["hooks"]:
+        if not isinstance(hook, Hook):
+            wrong = "Keras callbacks go into `callbacks`. " if isinstance(hook, keras.callbacks.Callback) else ""
+            raise TypeError(f"`hooks` must hold fitcore hooks. {wrong}Received: {hook!r} of type {type(hook).__name__}")
+
+
+def _positive(name: str, value: Any, least: int = 1, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"`{name}` must be an int. Received: {name}={value!r} of type {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")

@@ -1,0 +1,114 @@
+"""The place in the data: Keras's `EpochIterator`, made explicit so that it can be shown, saved and restored."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from fitcore.data.sources import Source
+
+
+class Stream:
+    """Batches in order, pass after pass, cut into epochs.
+
+    A *pass* visits each batch of the source once. An *epoch* is one pass, unless `steps_per_epoch` is given: then passes
+    run on across epochs, and data that run out end the epoch with Keras's warning.
+
+    Args:
+      source: where batches come from.
+      steps_per_epoch: as in fit.
+      steps_per_execution: Keras's, when the user set one: an epoch is then rounded up to whole executions.
+      first_pass: index of the first pass (fit's initial epoch), for orders that depend on it.
+    """
+
+    def __init__(
+        self, source: Source, steps_per_epoch: int | None = None, steps_per_execution: int = 1, first_pass: int = 0
+    ) -> None:
+        self.source = source
+        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_execution = steps_per_execution
+        self.pass_index = first_pass  # the pass under way, or the next one
+        self.batch_index = 0  # next batch of that pass
+        self.step = 0  # next step of the epoch under way
+        self.feed: Any = None  # what the pass under way is served from
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the pass under way. As in Keras, a PyDataset hears of an epoch's end before its first one too."""
+        self.feed = None
+        self._num_batches = self.source.num_batches
+        self.source.on_epoch_end()
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps per epoch as the progress bar is told; None while unknown."""
+        return self.steps_per_epoch or self._num_batches
+
+    def begin_epoch(self) -> None:
+        """Open a pass, unless `steps_per_epoch` lets the last one run on."""
+        self.source.on_epoch_begin()
+        self.step = 0
+        if self.feed is None or self.steps_per_epoch is None:
+            self._open_pass()
+
+    def remaining(self) -> int | None:
+        """Steps left in this epoch before it, or its data, end; None if that is not known."""
+        limit = self.num_steps
+        if limit is None:
+            return None
+        left = self._whole_executions(limit) - self.step
+        if self._num_batches is not None:
+            left = min(left, self._num_batches - self.batch_index)
+        return max(left, 0)
+
+    @property
+    def execution_step(self) -> int:
+        """First step of the next execution as Keras's callbacks count it: a multiple of `steps_per_execution`."""
+        return self._whole_executions(self.step)
+
+    def advance(self, steps: int) -> None:
+        """Note that the next `steps` batches have been used."""
+        self.step += steps
+        self.batch_index += steps
+
+    def end_epoch(self) -> None:
+        """The epoch's steps have run.
+
+        A pass that is used up is followed by the next one at once, although `begin_epoch` may open it again: so does
+        Keras, and a dataset that reshuffles draws a new seed each time it is opened.
+        """
+        if self._num_batches is not None and self.batch_index >= self._num_batches:
+            if self.steps_per_epoch and self.step < self.steps_per_epoch:
+                _warn_out_of_data()
+            self.pass_index += 1
+            self._open_pass()
+        self.source.on_epoch_end()
+
+    def out_of_data(self) -> None:
+        """The source ended before the epoch did. A source of unknown size counts as one batch longer than it was (sic)."""
+        if self._num_batches is None:
+            self._num_batches = self.execution_step + self.steps_per_execution
+        _warn_out_of_data()
+        self.pass_index += 1
+        self.feed = None
+        self.source.on_epoch_end()
+
+    def state(self) -> dict[str, int]:
+        """The place reached, as plain numbers."""
+        return {"pass_index": self.pass_index, "batch_index": self.batch_index, "step": self.step}
+
+    def _whole_executions(self, steps: int) -> int:
+        return -(-steps // self.steps_per_execution) * self.steps_per_execution
+
+    def _open_pass(self) -> None:
+        self.batch_index = 0
+        self.feed = self.source.open_pass(self.pass_index)
+
+
+def _warn_out_of_data() -> None:
+    warnings.warn(
+        "Your input ran out of data; interrupting training. Make sure that your dataset or generator can generate "
+        "at least `steps_per_epoch * epochs` batches. You may need to use the `.repeat()` function when building your "
+        "dataset.",
+        stacklevel=4,
+    )

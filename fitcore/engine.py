@@ -1,0 +1,305 @@
+"""The engine: a model's step and its compiled programs, below `fit` and usable without it.
+
+engine = fitcore.Engine(model, optimizer=..., loss=..., metrics=[...], schedule=...)   # every part explicit
+engine.fit(x, y, epochs=3, hooks=[...])                                                # the same outer loop as fit
+
+stream = fitcore.Stream(fitcore.make_source(x, y, batch_size=32, shuffle=True))        # or a loop of one's own
+stream.begin_epoch()
+chunk = engine.train(stream, steps=100)                                                # 100 steps, one compiled call
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore import keras_private
+from fitcore.data import Stream
+from fitcore.program import Chunk, Program
+from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
+
+Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
+
+
+class Engine:
+    """Trains and evaluates by compiled programs, each made once and kept.
+
+    Args:
+      model: a Keras model or layer, or any `tf.Module`-like callable with `trainable_variables`; called as
+        `model(x, training=...)`, or `model(x)` if it takes no `training`.
+      optimizer: a Keras optimizer, or anything with `fitcore.step.Optimizer`'s methods. None: can only evaluate.
+      loss: (y_true, y_pred, sample_weight) -> scalar, for example a `keras.losses.Loss`. The model's own `losses`
+        (regularization, `add_loss`) are added to it.
+      metrics: Keras metrics, updated with (y_true, y_pred); the running mean of the loss always comes first.
+      schedule: learning rate as a function of the step index, traced into the loop.
+      jit_compile: compile the step with XLA. Changes last bits.
+      run_eagerly: run op by op, for debugging.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        optimizer: Optimizer | None = None,
+        loss: Loss,
+        metrics: Sequence[keras.metrics.Metric] = (),
+        schedule: Schedule | None = None,
+        jit_compile: bool = False,
+        run_eagerly: bool = False,
+    ) -> None:
+        if not callable(loss):
+            raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
+        parts = explicit_parts(model, optimizer, loss, list(metrics), schedule)
+        self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
+
+    @classmethod
+    def of_compiled(cls, model: keras.Model) -> Engine:
+        """The engine of a compiled Keras model: made at its first use after `compile`, and kept with the model.
+
+        Programs live as long as the model does, so repeated fits trace nothing. The model's `train_step`, `test_step`,
+        `compute_loss` and `compute_metrics` are honoured if its class has its own.
+        """
+        engine: Engine | None = vars(model).get("_fitcore_engine")
+        if engine is None or engine._compilation != _compilation(model):
+            engine = cls.__new__(cls)
+            engine._set_up(model, compiled_parts(model), jit_compile=model.jit_compile, run_eagerly=model.run_eagerly)
+            engine._compilation = _compilation(model)
+            if keras_private.overrides(model, "train_step"):
+                engine._own_train_step = model.train_step
+            if keras_private.overrides(model, "test_step"):
+                engine._own_test_step = model.test_step
+            # Not setattr: Keras would look for layers and variables in it.
+            vars(model)["_fitcore_engine"] = engine
+        return engine
+
+    def _set_up(self, model: Any, parts: Parts, *, jit_compile: bool, run_eagerly: bool) -> None:
+        self.model = model
+        self.parts = parts
+        self.jit_compile = bool(jit_compile)
+        self.run_eagerly = bool(run_eagerly)
+        self._compilation: Any = None
+        self._own_train_step: Callable[[Any], Any] | None = None
+        self._own_test_step: Callable[[Any], Any] | None = None
+        self._programs: dict[Any, Program] = {}
+        self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
+        self.stop_evaluating = False
+        self.history: Any = None
+
+    # --- running --------------------------------------------------------------------------------------------------------
+
+    def train(
+        self, stream: Stream, steps: int | None = None, *, index: int = 0, seconds: float = math.inf, record: Any = ()
+    ) -> Chunk:
+        """Train for up to `steps` steps in one compiled call; the stream moves on by as many.
+
+        Args:
+          stream: the data, with an epoch begun.
+          steps: how many at most; None: what the epoch still holds.
+          index: index of the first step, seen by schedules and recorders.
+          seconds: return after the step during which this much time has passed.
+          record: names in `fitcore.step.RECORDERS` or of metrics, or a mapping from names to recorders.
+
+        Returns:
+          What the call brought back; `records` hold one float64 per step.
+        """
+        return self._run(self.train_program(record), stream, steps, index, seconds)
+
+    def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
+        """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
+        return self._run(self.test_program(), stream, steps, 0, seconds)
+
+    def fit(self, x: Any = None, y: Any = None, **arguments: Any) -> Any:
+        """`fitcore.fit` with this engine's parts in place of a compiled model's. Arguments as there."""
+        from fitcore.api import fit_engine
+
+        return fit_engine(self, x, y, **arguments)
+
+    def reset_metrics(self) -> None:
+        """Start the running means afresh, as at an epoch's start."""
+        if self.is_compiled:
+            self.model.reset_metrics()  # the model's class may have its own
+        else:
+            for metric in self.parts.metrics():
+                metric.reset_state()
+
+    def epoch_logs(self, logs: Any) -> Any:
+        """The logs of an epoch whose last step left `logs`: the metrics' state, unless a step of one's own logs else."""
+        if self.is_compiled:
+            return keras_private.metrics_or_logs(self.model, logs)
+        return metric_results(self.parts.metrics())
+
+    @contextlib.contextmanager
+    def metrics_kept(self) -> Iterator[None]:
+        """Put the running metrics back as they were: for an evaluation in the middle of an epoch."""
+        variables = [variable for metric in self.parts.metrics() for variable in metric.variables]
+        before = [variable.numpy() for variable in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before):
+                variable.assign(value)
+
+    def _run(self, program: Program, stream: Stream, steps: int | None, index: int, seconds: float) -> Chunk:
+        left = stream.remaining()
+        if left is not None:
+            steps = left if steps is None else min(steps, left)
+        chunk = program.run(stream.source, stream.feed, stream.batch_index, index, steps, seconds)
+        stream.advance(chunk.steps)
+        return chunk
+
+    # --- programs -------------------------------------------------------------------------------------------------------
+
+    def train_program(self, record: Any = ()) -> Program:
+        """The program that trains and records `record`."""
+        recorders = self.recorders(record)
+        key = ("train", tuple(recorders.items()))
+        if key not in self._programs:
+            self._programs[key] = self._program(self._train_step_function(recorders), tuple(recorders))
+        return self._programs[key]
+
+    def test_program(self) -> Program:
+        """The program that evaluates."""
+        if "test" not in self._programs:
+            step = self._own_test_step or (lambda batch: test_step(self.parts, batch))
+            self._programs["test"] = self._program(lambda batch, index: (step(batch), {}), ())
+        return self._programs["test"]
+
+    @property
+    def traces(self) -> int:
+        """Programs traced so far, training and evaluation together."""
+        return sum(program.traces for program in self._programs.values())
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether this is the engine of a compiled Keras model, rather than of explicit parts."""
+        return self._compilation is not None
+
+    @property
+    def steps_per_execution(self) -> int:
+        """What the user set in `compile`, else 1. It tells when batch callbacks are called, not how many steps run."""
+        return self.model.steps_per_execution if self.is_compiled else 1
+
+    def steps_done(self) -> int:
+        """Steps the optimizer has made so far (micro-steps, if it accumulates gradients)."""
+        optimizer: Any = self.parts.optimizer
+        return int(getattr(optimizer, "iterations", 0)) * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+
+    @property
+    def has_own_step(self) -> bool:
+        """Whether the model's class brought a `train_step` of its own."""
+        return self._own_train_step is not None
+
+    def _program(self, step: Any, names: tuple[str, ...]) -> Program:
+        return Program(
+            step,
+            lambda: metric_results(self.parts.metrics()),
+            names,
+            jit_compile=self.jit_compile,
+            run_eagerly=self.run_eagerly,
+        )
+
+    def _train_step_function(self, recorders: Mapping[str, Recorder | None]) -> Any:
+        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None}
+        from_logs = [name for name in recorders if name not in computed]
+
+        def step(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
+            recorded: dict[str, Any] = {}
+            if self._own_train_step is not None:
+                logs = self._own_train_step(batch)
+            else:
+                logs, recorded = train_step(self.parts, batch, index, computed)
+            if from_logs:
+                values = metric_results(self.parts.metrics()) if logs is None else logs
+                unknown = sorted(set(from_logs) - set(values))
+                if unknown:
+                    raise ValueError(
+                        f"`record` names {unknown}, but there are only {sorted(RECORDERS)} and the logs {sorted(values)}."
+                    )
+                recorded = recorded | {name: values[name] for name in from_logs}
+            return logs, recorded
+
+        return step
+
+    def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
+        """Names to record and how; None stands for "take it from the logs".
+
+        Raises:
+          ValueError: if the model's own train_step hides what is asked for.
+        """
+        named: dict[str, Recorder | None] = {}
+        for record in records:
+            named |= record if isinstance(record, Mapping) else {name: RECORDERS.get(name) for name in record}
+        hidden = sorted(name for name, recorder in named.items() if recorder is not None)
+        if self.has_own_step and hidden:
+            raise ValueError(
+                f"`record` asks for {hidden}, but {type(self.model).__name__} has a train_step of its own, whose inner "
+                "values can't be seen. Record what it returns in its logs, by their names."
+            )
+        return named
+
+
+def explicit_parts(
+    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric], schedule: Schedule | None
+) -> Parts:
+    """Parts handed over one by one."""
+    tracker = keras.metrics.Mean(name="loss")
+    call = model.call if isinstance(model, keras.layers.Layer) else model
+    with_training = "training" in inspect.signature(call).parameters
+
+    def total_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        terms = [loss(y, y_pred, sample_weight), *getattr(model, "losses", ())]
+        return terms[0] if len(terms) == 1 else keras.ops.sum(terms)
+
+    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        for metric in metrics:
+            metric.update_state(y, y_pred, sample_weight)
+
+    return Parts(
+        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        loss=total_loss,
+        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
+        update_metrics=update_metrics,
+        metrics=lambda: [tracker, *metrics],
+        trainable=lambda: model.trainable_variables,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
+
+
+def compiled_parts(model: keras.Model) -> Parts:
+    """The parts of a compiled Keras model, its overrides of `compute_loss` and `compute_metrics` included."""
+    own_metrics = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
+    with_training = keras_private.takes_training(model)
+    tracker = keras_private.loss_tracker(model)
+
+    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
+        if own_metrics:
+            logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            return logs
+        compiled = keras_private.compile_metrics(model)
+        if compiled is not None:
+            compiled.update_state(y, y_pred, sample_weight)
+        return None
+
+    return Parts(
+        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        loss=lambda x, y, y_pred, sample_weight, training: keras_private.compute_loss(
+            model, x, y, y_pred, sample_weight, training
+        ),
+        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
+        update_metrics=update_metrics,
+        metrics=lambda: model.metrics,
+        trainable=lambda: model.trainable_weights,
+        optimizer=model.optimizer,
+    )
+
+
+def _compilation(model: keras.Model) -> tuple[Any, ...]:
+    """What tells one `compile` of a model from the next: each makes a loss tracker of its own."""
+    return (keras_private.loss_tracker(model), model.optimizer, model.jit_compile, model.run_eagerly)

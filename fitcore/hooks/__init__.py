@@ -1,0 +1,47 @@
+"""Hooks: what happens beside the steps.
+
+protocol.py     what a hook is: when it needs the host, what it wants recorded, what it is shown, what it may ask for
+stopping.py     stop rules (pure) and the hook that applies one
+tensorboard.py  events per step and per epoch
+"""
+
+from fitcore.hooks.protocol import (
+    EPOCHS,
+    EVERY_STEP,
+    NEVER,
+    RETURNS,
+    Answer,
+    Evaluate,
+    Hook,
+    Request,
+    Save,
+    Set,
+    Stop,
+    View,
+    When,
+    every,
+)
+from fitcore.hooks.stopping import NonFinite, Patience, StopOn, StopRule
+from fitcore.hooks.tensorboard import TensorBoard
+
+__all__ = [
+    "EPOCHS",
+    "EVERY_STEP",
+    "NEVER",
+    "RETURNS",
+    "Answer",
+    "Evaluate",
+    "Hook",
+    "NonFinite",
+    "Patience",
+    "Request",
+    "Save",
+    "Set",
+    "Stop",
+    "StopOn",
+    "StopRule",
+    "TensorBoard",
+    "View",
+    "When",
+    "every",
+]

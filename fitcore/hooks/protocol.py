@@ -1,0 +1,141 @@
+"""What a hook is.
+
+A hook says *when* it needs the host and *what* it wants recorded; the loop derives from that how many steps run per
+compiled call. It is shown an immutable `View` and answers with requests; it never writes into anything it is shown.
+
+    fit                    hook
+    ---------------------  -----------------------------------------------------------
+    before the first step  begin(view)
+    after a compiled call  after_steps(view)   if `when` says so
+    after an epoch         after_epoch(view)   if `when.epochs`; validation has run
+    at the end             end(view)           always: after a stop, an error and Ctrl-C too
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class When:
+    """When a hook needs the host.
+
+    Attributes:
+      steps: after every so many optimizer steps: compiled calls end there. None: never for a step's sake.
+      returns: whenever a compiled call has come back anyway, a few times a second; makes no call shorter.
+      epochs: after each epoch.
+    """
+
+    steps: int | None = None
+    returns: bool = False
+    epochs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+            raise ValueError(f"`steps` must be a positive int or None. Received: steps={self.steps!r}")
+
+
+NEVER = When(epochs=False)
+EPOCHS = When()
+RETURNS = When(returns=True)
+EVERY_STEP = When(steps=1)
+
+
+def every(steps: int) -> When:
+    """After steps n, 2n, 3n, ... of the run (a run's first step is step 1 in this count), and after each epoch."""
+    return When(steps=steps)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a hook is shown. Nothing in it can be changed.
+
+    Attributes:
+      epoch: index of the epoch, as in Keras (0 for the first).
+      step: optimizer steps done so far, earlier fits of the same optimizer included; the last one had index step - 1.
+      epoch_step: steps done in this epoch.
+      steps_per_epoch: None while unknown.
+      logs: Keras's logs: running means since the epoch's start; after an epoch `val_...` too.
+      records: what was recorded since this hook was last called: by name, float64, one entry per step.
+      first_step: index of the step that the first entry of `records` belongs to.
+      evaluation: `val_...` of the latest evaluation that a hook asked for.
+    """
+
+    epoch: int
+    step: int
+    epoch_step: int
+    steps_per_epoch: int | None
+    logs: Mapping[str, Any]
+    records: Mapping[str, np.ndarray]
+    first_step: int
+    evaluation: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End training after this step. Validation and the epoch's end still run, as after Keras's `stop_training`."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Save:
+    """Save the model now: `.weights.h5` its weights, `.keras` all of it."""
+
+    path: str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate on the validation data now. The running metrics of the epoch under way are left as they are."""
+
+
+@dataclass(frozen=True)
+class Set:
+    """Change a setting from the next step on. `name`: "learning_rate"."""
+
+    name: str
+    value: float
+
+
+Request = Stop | Save | Evaluate | Set
+Answer = Request | Iterable[Request] | None
+
+
+class Hook:
+    """Does nothing, at epoch ends. Override what is needed.
+
+    Attributes:
+      when: when the host is needed.
+      record: scalars to record at each step inside the compiled loop: names from `fitcore.RECORDERS` or of metrics, or a
+        mapping from names to recorders.
+    """
+
+    when: When = EPOCHS
+    record: Iterable[str] | Mapping[str, Any] = ()
+
+    def begin(self, view: View) -> None:
+        """Before the first step."""
+
+    def after_steps(self, view: View) -> Answer:
+        """After the steps that `when` names."""
+        return None
+
+    def after_epoch(self, view: View) -> Answer:
+        """After an epoch and its validation."""
+        return None
+
+    def end(self, view: View) -> None:
+        """When fit ends, however it ends. Close files here."""
+
+    def state(self) -> dict[str, Any]:
+        """What must be saved for the hook to go on in another process, as JSON-able values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` gave."""

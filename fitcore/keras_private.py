@@ -1,0 +1,175 @@
+"""Every touch of a private name of Keras (and one of TensorFlow), in one place.
+
+Nothing outside this module imports `keras.src` or reads an underscore attribute of a Keras object. Each function says why
+the private name is needed and since which Keras it has existed in this form. Checked by the tests on Keras 3.12.0 (the
+oldest that TensorFlow 2.20/2.21 are used with here) and 3.15.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.trainer import Trainer
+from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
+from tensorflow.python.eager import context as tf_context
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def get_data_adapter(**arguments: Any) -> Any:
+    """Keras's own reading of `x`, `y`, `sample_weight`, `class_weight`, ... with its own checks and errors.
+
+    Why: which inputs fit accepts, how they are cast and what is refused is decided here (Keras >= 3.0).
+    """
+    return data_adapters.get_data_adapter(**arguments)
+
+
+def array_inputs(adapter: Any) -> Any | None:
+    """The structure of dense tensors an array adapter serves batches from, or None for any other adapter.
+
+    Why: the compiled loop gathers its batches itself; `_inputs` is what Keras would gather from, after class weights
+    became sample weights and floats were cast to floatx (Keras >= 3.2).
+    """
+    if not isinstance(adapter, ArrayDataAdapter):
+        return None
+    inputs = keras.tree.lists_to_tuples(array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow"))
+    dense = all(leaf is None or isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(inputs))
+    return inputs if dense else None
+
+
+def index_dataset(n: int, batch_size: int, shuffle: bool | str) -> tf.data.Dataset:
+    """The row numbers 0..n-1, int64, batched and shuffled by the installed Keras itself.
+
+    Why: Keras's order depends on which random ops it runs and where they stand in its graph; only its own adapter can
+    say (Keras >= 3.0; the ops changed between versions, this call did not).
+    """
+    rows = tf.range(n, dtype=tf.int64)
+    return ArrayDataAdapter(rows, batch_size=batch_size, shuffle=shuffle).get_tf_dataset()
+
+
+def train_validation_split(arrays: Any, validation_split: float) -> tuple[Any, Any]:
+    """`arrays` cut into (first part, last part), as `fit(validation_split=...)` cuts them.
+
+    Why: not public; it also decides which inputs can be cut and the error for those that cannot (Keras >= 3.0).
+    """
+    train, validation = array_slicing.train_validation_split(arrays, validation_split=validation_split)
+    return train, validation
+
+
+def global_seed() -> int | None:
+    """TensorFlow's global seed, None if unset.
+
+    Why: with a seed Keras's permutation is a constant that need be drawn only once. TensorFlow's public `get_seed` would
+    draw from its generator, and so change the run (TensorFlow >= 2.0).
+    """
+    seed = tf_context.global_seed()
+    return None if seed is None else int(seed)
+
+
+def op_determinism() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` is on. Why: there is no public getter (TensorFlow >= 2.8)."""
+    return bool(is_op_determinism_enabled())
+
+
+# --- the trainer --------------------------------------------------------------------------------------------------------
+
+
+def is_trainer(model: Any) -> bool:
+    """Whether `model` has Keras's fit. Why: layers can mix in `Trainer` without being a `keras.Model` (Keras >= 3.0)."""
+    return isinstance(model, Trainer)
+
+
+def overrides(model: Any, name: str) -> bool:
+    """Whether the model's class (or the object itself) replaces Keras's own method `name`.
+
+    Why: Keras's implementation lives in `keras.src` (Trainer, and the TensorFlow trainer below it) (Keras >= 3.0).
+    """
+    if name in vars(model):
+        return True
+    for cls in type(model).__mro__:
+        if name in vars(cls):
+            return not cls.__module__.startswith("keras.src.")
+    return False
+
+
+def assert_compiled(model: Any, method: str) -> None:
+    """Raise Keras's ValueError if `model.compile` was not called. Why: the same class and words (Keras >= 3.0)."""
+    model._assert_compile_called(method)
+
+
+def has_loss(model: Any) -> bool:
+    """Whether `compile` was given a loss. Why: `model.loss` is a deprecated method before compile (Keras >= 3.0)."""
+    return model._compile_loss is not None
+
+
+def takes_training(model: Any) -> bool:
+    """Whether the model's `call` takes `training`. Why: Keras asks its own inspected signature (Keras >= 3.0)."""
+    return bool(model._call_has_training_arg)
+
+
+def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+    """The compiled loss plus regularization and `add_loss` terms, or the user's own `compute_loss`.
+
+    Why: `_compute_loss` passes `training` only to overrides that take it (Keras >= 3.3).
+    """
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+
+
+def loss_tracker(model: Any) -> keras.metrics.Mean:
+    """The running mean behind `loss` in the logs; made anew by each `compile`. Why: not public (Keras >= 3.0)."""
+    return model._loss_tracker
+
+
+def compile_metrics(model: Any) -> keras.metrics.Metric | None:
+    """The compiled metrics as one metric, None without any. Why: `compute_metrics` updates this object (Keras >= 3.0)."""
+    return model._compile_metrics
+
+
+def initial_epoch(model: Any, requested: int) -> int:
+    """The epoch to start at. Why: BackupAndRestore says so by setting `model._initial_epoch` (Keras >= 3.0)."""
+    return model._initial_epoch or requested
+
+
+def should_evaluate(model: Any, epoch: int, validation_freq: int | list[int]) -> bool:
+    """Whether `epoch` is one to validate after. Why: Keras's rule and its error (Keras >= 3.0)."""
+    return bool(model._should_eval(epoch, validation_freq))
+
+
+def metrics_or_logs(model: Any, logs: Any) -> Any:
+    """The metrics' state if it has the keys of `logs`, else `logs`: Keras's epoch logs. Why: not public (Keras >= 3.0)."""
+    return model._get_metrics_result_or_logs(logs)
+
+
+def flatten_logs(model: Any, logs: dict[str, Any]) -> Any:
+    """What `evaluate(return_dict=False)` returns for `logs`. Why: the order is Keras's (Keras >= 3.0)."""
+    return model._flatten_metrics_in_order(logs)
+
+
+def pythonify(logs: Any) -> dict[str, Any]:
+    """`logs` flat, sorted by key, as Python numbers. Why: evaluate returns them so (Keras >= 3.10)."""
+    return _pythonify_logs(logs)
+
+
+# --- callbacks ----------------------------------------------------------------------------------------------------------
+
+
+def idle_between_epochs(callback: keras.callbacks.Callback) -> bool:
+    """Whether one of Keras's own callbacks overrides batch methods but, as it is set up, does nothing in them.
+
+    Why: a callback that must see every step costs a host round trip per step. TensorBoard's `_should_trace` says whether
+    it was asked for a profile (Keras >= 3.0).
+    """
+    kind = type(callback)
+    if kind is keras.callbacks.ProgbarLogger:
+        return True  # shows where training is; it is called whenever the loop comes back
+    if kind in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
+        return bool(callback.save_freq == "epoch")
+    if kind is keras.callbacks.TensorBoard:
+        return callback.update_freq == "epoch" and not callback.write_steps_per_second and not callback._should_trace
+    return False

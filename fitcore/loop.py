@@ -1,0 +1,231 @@
+"""The outer loop: epochs, and between them compiled calls of as many steps as the hooks allow.
+
+    callbacks.on_train_begin; hooks begin
+    for each epoch:
+        reset metrics; callbacks.on_epoch_begin
+        until the epoch, or its data, end:
+            one compiled call                        # fitcore/program.py, up to the next step that needs the host
+            callbacks' batch methods, hooks' after_steps
+            leave if anyone wants to stop
+        validation, if this epoch is one to validate after
+        callbacks.on_epoch_end; hooks' after_epoch
+        leave if anyone wants to stop
+    overwrite weights by their average, if the optimizer keeps one (EMA)
+    callbacks.on_train_end; hooks end
+
+This is `keras.Model.fit` (3.12 to 3.15), its steps grouped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from fitcore import keras_private
+from fitcore.data import Stream
+from fitcore.engine import Engine
+from fitcore.hooks import Answer, Evaluate, Hook, Request, Save, Set, Stop
+from fitcore.state import Run, StopReason
+
+SECONDS_PER_CALL = 0.25  # a compiled call returns about this often, so that progress and Ctrl-C stay alive
+
+_BATCH_METHODS = {
+    "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What bounds the steps per compiled call: every so many steps (None: only the clock), and on whose account."""
+
+    steps: int | None
+    why: str
+
+
+def batch_callbacks(callbacks: keras.callbacks.CallbackList, mode: str) -> list[keras.callbacks.Callback]:
+    """The callbacks that override a batch method of `mode` ("train" or "test")."""
+
+    def has_own(callback: keras.callbacks.Callback, method: str) -> bool:
+        return getattr(getattr(callback, method), "__func__", None) is not getattr(keras.callbacks.Callback, method)
+
+    return [callback for callback in callbacks.callbacks if any(has_own(callback, m) for m in _BATCH_METHODS[mode])]
+
+
+def call_limits(run: Run, record: Any) -> list[Limit]:
+    """Everything that bounds the steps per compiled training call."""
+    limits = []
+    for callback in batch_callbacks(run.callbacks, "train"):
+        if not keras_private.idle_between_epochs(callback):
+            each = run.stream.steps_per_execution
+            limits.append(Limit(each, f"{type(callback).__name__} overrides a batch method"))
+    for hook in run.hooks:
+        if hook.when.steps is not None:
+            limits.append(Limit(hook.when.steps, f"{type(hook).__name__} needs the host at these steps"))
+    limits.append(Limit(None, f"the clock: back after {SECONDS_PER_CALL} s"))
+    return limits
+
+
+def train(
+    run: Run,
+    *,
+    epochs: int,
+    initial_epoch: int,
+    record: Any,
+    validation_freq: int | list[int],
+    own_model: Any | None,
+) -> None:
+    """Run the outer loop.
+
+    Args:
+      run: the run, at its start.
+      epochs: index of the epoch to end before.
+      initial_epoch: index of the first epoch; a callback (BackupAndRestore) may overrule it.
+      record: what the compiled loop records at each step.
+      validation_freq: as in fit.
+      own_model: the compiled Keras model, None for an engine of explicit parts.
+    """
+    engine, callbacks, optimizer = run.engine, run.callbacks, run.engine.parts.optimizer
+    callbacks.on_train_begin()
+    for i, hook in enumerate(run.hooks):
+        hook.begin(run.view(i, {}))
+    training_logs = None
+    logs: dict[str, Any] = {}
+    if own_model is not None:
+        initial_epoch = keras_private.initial_epoch(own_model, initial_epoch)
+
+    for run.epoch in range(initial_epoch, epochs):
+        engine.reset_metrics()
+        callbacks.on_epoch_begin(run.epoch)
+        logs = _epoch_steps(run, record, logs)
+        epoch_logs = dict(engine.epoch_logs(logs))
+
+        if run.validate is not None and _should_validate(own_model, run.epoch, validation_freq):
+            epoch_logs |= {f"val_{name}": value for name, value in run.validate(callbacks).items()}
+
+        callbacks.on_epoch_end(run.epoch, epoch_logs)
+        training_logs = epoch_logs
+        shown = keras_private.pythonify(epoch_logs)
+        for i, hook in enumerate(run.hooks):
+            if hook.when.epochs:
+                _carry_out(run, hook, hook.after_epoch(run.view(i, shown)))
+        if run.stopping:
+            break
+
+    if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
+        optimizer.finalize_variable_values(engine.parts.trainable())
+    callbacks.on_train_end(logs=training_logs)
+
+
+def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """One epoch's steps; returns the logs after the last one."""
+    stream, callbacks = run.stream, run.callbacks
+    watching = batch_callbacks(callbacks, "train")
+    watched = not all(map(keras_private.idle_between_epochs, watching))  # a callback must see every execution
+    stream.begin_epoch()
+    steps: int | None
+    while stream.remaining() != 0:
+        begin_step = stream.execution_step
+        if watched:
+            steps, seconds = stream.steps_per_execution, math.inf
+        else:
+            steps, seconds = _steps_until_needed(run), SECONDS_PER_CALL
+        if watching:
+            callbacks.on_train_batch_begin(begin_step)
+        chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record)
+        if chunk.steps == 0:
+            stream.out_of_data()
+            return logs
+        logs = chunk.logs
+        run.note(chunk.steps, chunk.records)
+        if watching:
+            end_step = begin_step + stream.steps_per_execution if watched else stream.step
+            callbacks.on_train_batch_end(end_step - 1, logs)
+        _after_steps(run, chunk.steps, logs)
+        if run.stopping:
+            return logs
+    stream.end_epoch()
+    return logs
+
+
+def _steps_until_needed(run: Run) -> int | None:
+    """Steps to the next one after which a hook needs the host; None if none does."""
+    done = run.curve.length
+    return min((h.when.steps - done % h.when.steps for h in run.hooks if h.when.steps is not None), default=None)
+
+
+def _after_steps(run: Run, steps: int, logs: dict[str, Any]) -> None:
+    done = run.curve.length
+    due = []
+    for i, hook in enumerate(run.hooks):
+        n = hook.when.steps
+        if hook.when.returns or (n is not None and done // n > (done - steps) // n):
+            due.append((i, hook))
+    if due:
+        shown = keras_private.pythonify(logs)
+        for i, hook in due:
+            _carry_out(run, hook, hook.after_steps(run.view(i, shown)))
+
+
+def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
+    """Do what a hook asked for."""
+    requests: Sequence[Request] = [] if answer is None else [answer] if isinstance(answer, Request) else list(answer)
+    for request in requests:
+        match request:
+            case Stop(reason):
+                run.stop = run.stop or StopReason(type(hook).__name__, run.step, run.epoch, reason)
+            case Save(path):
+                save = run.engine.model.save_weights if str(path).endswith(".weights.h5") else run.engine.model.save
+                save(path)
+            case Evaluate():
+                if run.validate is None:
+                    raise ValueError(f"{type(hook).__name__} asks to evaluate, but fit was given no `validation_data`.")
+                with run.engine.metrics_kept():
+                    values = run.validate(keras.callbacks.CallbackList())
+                run.evaluations.append((run.step, {f"val_{name}": value for name, value in values.items()}))
+            case Set("learning_rate", value):
+                run.engine.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+            case _:
+                raise ValueError(f"{type(hook).__name__} returned {request!r}; a hook returns Stop, Save, Evaluate or Set.")
+
+
+def evaluate(engine: Engine, stream: Stream, callbacks: keras.callbacks.CallbackList, target: Any) -> dict[str, Any]:
+    """Evaluate on a whole pass: `keras.Model.evaluate`, its steps grouped. Returns the logs as Python floats."""
+    watching = batch_callbacks(callbacks, "test")
+    watched = not all(map(keras_private.idle_between_epochs, watching))
+    stream.reset()
+    target.stop_evaluating = False
+    callbacks.on_test_begin()
+    logs: Mapping[str, Any] = {}
+    engine.reset_metrics()
+    stream.begin_epoch()
+    while stream.remaining() != 0:
+        begin_step = stream.execution_step
+        if watching:
+            callbacks.on_test_batch_begin(begin_step)
+        steps, seconds = (stream.steps_per_execution, math.inf) if watched else (None, SECONDS_PER_CALL)
+        chunk = engine.evaluate_steps(stream, steps, seconds=seconds)
+        if chunk.steps == 0:
+            stream.out_of_data()
+            break
+        logs = chunk.logs
+        if watching:
+            end_step = begin_step + stream.steps_per_execution if watched else stream.step
+            callbacks.on_test_batch_end(end_step - 1, logs)
+        if target.stop_evaluating:
+            break
+    else:
+        stream.end_epoch()
+    result = keras_private.pythonify(engine.epoch_logs(logs))
+    callbacks.on_test_end(result)
+    return result
+
+
+def _should_validate(own_model: Any | None, epoch: int, validation_freq: int | list[int]) -> bool:
+    if own_model is not None:
+        return keras_private.should_evaluate(own_model, epoch, validation_freq)
+    return epoch + 1 in validation_freq if isinstance(validation_freq, list) else (epoch + 1) % validation_freq == 0

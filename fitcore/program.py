@@ -1,0 +1,177 @@
+"""The inner loop: many steps in one compiled call.
+
+    call(feed, first batch, step index, how many, deadline):
+        while steps are left, data are left and the deadline has not passed:
+            batch = the source's next one
+            step(batch)                     # fitcore/step.py
+            curve[i] = its recorded scalars
+        return how many ran, whether the data ended, last logs, curve
+
+How many steps a call makes is an argument, not part of the graph: one trace serves them all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fitcore.data.sources import Source
+
+MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
+
+# (batch, step index) -> (logs or None, recorded scalars by name)
+StepFunction = Callable[[Any, tf.Tensor], tuple[Any, dict[str, Any]]]
+
+
+class RetraceError(RuntimeError):
+    """More programs were traced than the run allows (`max_traces`)."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one compiled call brought back.
+
+    Attributes:
+      steps: how many steps ran.
+      ended: whether the data ended before the steps asked for had run.
+      logs: the logs after the last step, tensors by name; empty if no step ran.
+      records: recorded scalars by name, float64 arrays of shape [steps].
+    """
+
+    steps: int
+    ended: bool
+    logs: dict[str, Any]
+    records: dict[str, np.ndarray]
+
+
+class Program:
+    """A step function compiled into a loop, one trace for each kind of source.
+
+    Args:
+      step: the step, traced. Its logs may be None: then `results` gives the logs, once per call instead of per step.
+      results: () -> logs, traced after the loop.
+      names: () -> names of the scalars the step records, in the order of the curve's columns.
+      jit_compile: compile the step with XLA, as Keras does with its own.
+      run_eagerly: run the step op by op in Python.
+    """
+
+    def __init__(
+        self,
+        step: StepFunction,
+        results: Callable[[], dict[str, Any]],
+        names: tuple[str, ...] = (),
+        jit_compile: bool = False,
+        run_eagerly: bool = False,
+    ) -> None:
+        self.names = names
+        self.traces = 0
+        self.max_traces: int | None = None
+        self._results = results
+        self._eager_step = step
+        self._run_eagerly = run_eagerly
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+        def flat_step(batch: Any, index: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            logs, recorded = step(batch, index)
+            return {} if logs is None else logs, _row(recorded, names)
+
+        # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
+        self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
+
+    def run(self, source: Source, feed: Any, first: int, index: int, steps: int | None, seconds: float = math.inf) -> Chunk:
+        """Run up to `steps` steps, at least one if there are data, and stop early once `seconds` have passed.
+
+        Args:
+          source: where batches come from; `feed` is its open pass.
+          first: index of the first batch in that pass.
+          index: index of the first step in the run.
+          steps: how many; None: as many as the data hold.
+          seconds: checked before each step but the first.
+        """
+        steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
+        if self._run_eagerly or tf.config.functions_run_eagerly():
+            return self._run_eager_steps(source, feed, first, index, steps, seconds)
+        call = self._compiled.get(source.key)
+        if call is None:
+            call = self._compiled[source.key] = self._trace(source)
+        deadline = tf.timestamp() + seconds
+        ran, ended, logs, curve = call(feed, _int64(first), _int64(index), _int64(steps), deadline)
+        count = int(ran)
+        columns = curve.numpy()[:count].T if self.names else ()
+        return Chunk(count, bool(ended), logs if count else {}, dict(zip(self.names, columns)))
+
+    def is_traced(self, source: Source) -> bool:
+        """Whether `run` on this source would find a program ready."""
+        return self._run_eagerly or source.key in self._compiled
+
+    def _trace(self, source: Source) -> Callable[..., Any]:
+        if self.max_traces is not None and self.traces >= self.max_traces:
+            known = "\n  ".join(repr(key) for key in self._compiled) or "none"
+            raise RetraceError(
+                f"A {self.traces + 1}. program would be traced, but max_traces={self.max_traces}.\n"
+                f"Traced so far:\n  {known}\nThe new input is:\n  {source.key!r}"
+            )
+        self.traces += 1
+        feed_spec, batch_spec = source.specs()
+
+        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, deadline: tf.Tensor) -> Any:
+            traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64))
+            log_specs = traced.structured_outputs[0]
+            no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
+            no_row = tf.zeros([len(self.names)], tf.float64)
+            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=[len(self.names)])
+
+            def more(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
+                in_time = tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline)
+                return tf.logical_and(tf.logical_and(i < steps, tf.logical_not(ended)), in_time)
+
+            def body(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> Any:
+                exists, get = source.next_batch(feed, first + i)
+                if exists is None:
+                    logs, row = self._step(get(), index + i)
+                    ended, ran = tf.constant(False), 1
+                else:
+                    logs, row = tf.cond(exists, lambda: self._step(get(), index + i), lambda: (logs, no_row))
+                    ended, ran = tf.logical_not(exists), tf.cast(exists, tf.int64)
+                if self.names:
+                    curve = curve.write(tf.cast(i, tf.int32), row)
+                return i + ran, ended, logs, curve
+
+            start = (tf.constant(0, tf.int64), tf.constant(False), no_logs, curve)
+            log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
+            shapes = (tf.TensorShape([]), tf.TensorShape([]), log_shapes, tf.TensorShape(None))
+            ran, ended, logs, curve = tf.while_loop(more, body, start, shape_invariants=shapes)
+            return ran, ended, logs or self._results(), curve.stack() if self.names else no_row
+
+        return tf.function(loop, autograph=False).get_concrete_function(
+            feed_spec, *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.float64)
+        )
+
+    def _run_eager_steps(self, source: Source, feed: Any, first: int, index: int, steps: int, seconds: float) -> Chunk:
+        rows: list[np.ndarray] = []
+        logs, ended, deadline = None, False, time.monotonic() + seconds
+        while len(rows) < steps and (not rows or time.monotonic() < deadline):
+            exists, get = source.next_batch(feed, _int64(first + len(rows)))
+            if exists is not None and not bool(exists):
+                ended = True
+                break
+            logs, recorded = self._eager_step(get(), _int64(index + len(rows)))
+            rows.append(_row(recorded, self.names).numpy())
+        columns = np.asarray(rows, np.float64).reshape(len(rows), len(self.names)).T
+        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, dict(zip(self.names, columns)))
+
+
+def _row(recorded: Mapping[str, Any], names: tuple[str, ...]) -> tf.Tensor:
+    if not names:
+        return tf.zeros([0], tf.float64)
+    return tf.stack([tf.reshape(tf.cast(recorded[name], tf.float64), []) for name in names])
+
+
+def _int64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.int64)

@@ -1,0 +1,170 @@
+"""All state of a run, reachable from one place."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import numpy as np
+
+from fitcore.data import Stream
+from fitcore.engine import Engine
+from fitcore.hooks import Hook, View
+
+
+@dataclass(frozen=True)
+class StopReason:
+    """Why training ended before its last epoch was done.
+
+    Attributes:
+      by: the hook's class name, or "callbacks" for Keras's `stop_training`.
+      step: optimizer steps done.
+      epoch: index of the epoch it happened in.
+      reason: in words.
+    """
+
+    by: str
+    step: int
+    epoch: int
+    reason: str
+
+
+class Curve:
+    """What was recorded, a value per step, by name."""
+
+    def __init__(self, first_step: int) -> None:
+        self.first_step = first_step
+        self.length = 0
+        self._chunks: list[tuple[int, Mapping[str, np.ndarray]]] = []  # (its first entry's position, values)
+
+    def append(self, steps: int, records: Mapping[str, np.ndarray]) -> None:
+        if records:
+            self._chunks.append((self.length, records))
+        self.length += steps
+
+    def since(self, position: int) -> dict[str, np.ndarray]:
+        """Values from entry `position` on, by name: float64 arrays that can't be written to."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for start, records in reversed(self._chunks):
+            length = len(next(iter(records.values())))
+            if start + length <= position:
+                break
+            for name, values in records.items():
+                parts.setdefault(name, []).append(values[max(position - start, 0) :])
+        curves = {name: np.concatenate(pieces[::-1]) for name, pieces in parts.items()}
+        for values in curves.values():
+            values.flags.writeable = False
+        return curves
+
+
+@dataclass
+class Run:
+    """A run under way: what it trains with, how far it is, what it has seen.
+
+    Everything that decides what the run does next is in `variables` (on the device) and `host_state` (on the host).
+    """
+
+    engine: Engine
+    stream: Stream
+    hooks: Sequence[Hook]
+    callbacks: keras.callbacks.CallbackList
+    target: Any  # what Keras's callbacks act on: has stop_training and history
+    curve: Curve
+    validate: Callable[[keras.callbacks.CallbackList], dict[str, Any]] | None = None  # evaluates; logs without `val_`
+    epoch: int = 0
+    step: int = 0  # optimizer steps done, earlier fits of the same optimizer included
+    stop: StopReason | None = None
+    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    calls: int = 0  # compiled training calls
+    seen: list[int] = field(default_factory=list)  # for each hook: entries of the curve it has been shown
+    started: float = field(default_factory=time.monotonic)
+    traces_before: int = 0
+    _warned_non_finite: bool = False
+
+    def __post_init__(self) -> None:
+        self.seen = [0] * len(self.hooks)
+        self.traces_before = self.engine.traces
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a hook or a Keras callback wants training to end."""
+        return self.stop is not None or bool(self.target.stop_training)
+
+    def note(self, steps: int, records: Mapping[str, np.ndarray]) -> None:
+        """Take up what a compiled call brought back."""
+        self.calls += 1
+        self.step += steps
+        self.curve.append(steps, records)
+        losses = records.get("step/loss")
+        if losses is not None and not self._warned_non_finite and not math.isfinite(losses.sum()):
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if len(bad):
+                self._warned_non_finite = True
+                warnings.warn(
+                    f"The loss is {losses[bad[0]]} at step {self.step - steps + int(bad[0])} (epoch {self.epoch}). Training "
+                    "goes on, as Keras's does; `hooks=[fitcore.StopOn(fitcore.NonFinite(), 'step/loss')]` stops there.",
+                    stacklevel=6,
+                )
+
+    def view(self, hook_index: int, logs: Mapping[str, Any]) -> View:
+        """What hook number `hook_index` is shown now; its records begin where its last view ended."""
+        seen = self.seen[hook_index]
+        self.seen[hook_index] = self.curve.length
+        return View(
+            epoch=self.epoch,
+            step=self.step,
+            epoch_step=self.stream.step,
+            steps_per_epoch=self.stream.num_steps,
+            logs=MappingProxyType(dict(logs)),
+            records=MappingProxyType(self.curve.since(seen)),
+            first_step=self.curve.first_step + seen,
+            evaluation=MappingProxyType(dict(self.evaluations[-1][1]) if self.evaluations else {}),
+        )
+
+    def variables(self) -> Iterator[tuple[str, Any]]:
+        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics."""
+        model, optimizer = self.engine.model, self.engine.parts.optimizer
+        groups = {
+            "model": model.variables,
+            "optimizer": getattr(optimizer, "variables", ()),
+            "metrics": [variable for metric in self.engine.parts.metrics() for variable in metric.variables],
+        }
+        known: set[int] = set()
+        for group, variables in groups.items():
+            for i, variable in enumerate(variables):
+                if id(variable) not in known:
+                    known.add(id(variable))
+                    yield f"{group}/{i}/{getattr(variable, 'path', variable.name)}", variable
+
+    def host_state(self) -> dict[str, Any]:
+        """All state on the host, as plain values and arrays."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "data": self.stream.state(),
+            "hooks": [hook.state() for hook in self.hooks],
+            "curve": self.curve.since(0),
+            "history": {name: list(values) for name, values in self.target.history.history.items()},
+        }
+
+    def close(self) -> None:
+        """However the run ended: hang what it found on Keras's History, and let each hook finish."""
+        history = self.target.history
+        history.steps = self.curve.since(0)
+        history.first_step = self.curve.first_step
+        history.stop_reason = self.stop
+        history.evaluations = list(self.evaluations)
+        history.account = {
+            "steps": self.curve.length,
+            "calls": self.calls,
+            "traces": self.engine.traces - self.traces_before,
+            "seconds": time.monotonic() - self.started,
+        }
+        for i, hook in enumerate(self.hooks):
+            hook.end(self.view(i, {}))

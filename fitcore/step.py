@@ -1,0 +1,158 @@
+"""One step of training and one of evaluation, in the open.
+
+Everything that happens to a batch happens here, in this order: forward, loss, gradient, recorded scalars, optimizer,
+metrics. It is `keras.Model.train_step` and `test_step` written out (Keras 3.12 to 3.15, TensorFlow backend), with its
+parts handed over: the same ops in the same order give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+
+class Optimizer(Protocol):
+    """What the step needs of an optimizer. Every Keras optimizer has it."""
+
+    learning_rate: Any
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss to differentiate: scaled under mixed precision or gradient accumulation, else unchanged."""
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> Any:
+        """Update the variables, undoing `scale_loss`. A gradient may be None or `tf.IndexedSlices`."""
+
+
+Schedule = Callable[[tf.Tensor], Any]  # step index (int64 scalar, 0 for the first) -> learning rate, traced into the loop
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The replaceable parts of a step. Each is called while the step is traced, once per program.
+
+    Attributes:
+      forward: (x, training) -> y_pred.
+      loss: (x, y, y_pred, sample_weight, training) -> scalar, everything to be minimized included.
+      track_loss: (loss, rows in the batch) -> None; keeps the running mean that the logs call `loss`.
+      update_metrics: (x, y, y_pred, sample_weight) -> logs of this step, or None for "the metrics' results".
+      metrics: () -> all metrics, loss included, in the order of the logs.
+      trainable: () -> the variables to train.
+      optimizer: as above; None can only evaluate.
+      schedule: the learning rate as a function of the step; None leaves it to the optimizer.
+    """
+
+    forward: Callable[[Any, bool], Any]
+    loss: Callable[[Any, Any, Any, Any, bool], tf.Tensor]
+    track_loss: Callable[[tf.Tensor, tf.Tensor], Any]
+    update_metrics: Callable[[Any, Any, Any, Any], dict[str, Any] | None]
+    metrics: Callable[[], Sequence[keras.metrics.Metric]]
+    trainable: Callable[[], Sequence[Any]]
+    optimizer: Optimizer | None
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a recorder sees of a step: after the gradient, before the update. Symbolic; read, never assign.
+
+    Attributes:
+      step: index of the optimizer step, int64 scalar.
+      x, y, sample_weight, y_pred: the batch and the model's output for it.
+      loss: this batch's own loss, regularization included; scalar.
+      gradients: of `optimizer.scale_loss(loss)`, one per variable: tensor, `tf.IndexedSlices` or None.
+      variables: the trainable variables, before the update.
+      optimizer: the optimizer, before the update.
+    """
+
+    step: tf.Tensor
+    x: Any
+    y: Any
+    sample_weight: Any
+    y_pred: Any
+    loss: tf.Tensor
+    gradients: Sequence[Any]
+    variables: Sequence[Any]
+    optimizer: Any
+
+
+Recorder = Callable[[Observation], tf.Tensor]  # -> a real scalar, kept as float64
+
+
+def gradient_norm(seen: Observation) -> tf.Tensor:
+    """Euclidean norm of the whole gradient as the optimizer gets it: loss scale undone, before any clipping."""
+    dense = [tf.convert_to_tensor(g) for g in seen.gradients if g is not None]  # sums rows an embedding met twice
+    squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32 if g.dtype.size < 4 else g.dtype))) for g in dense]
+    norm = tf.sqrt(tf.add_n([tf.cast(s, tf.float64) for s in squares]))
+    return norm / tf.cast(seen.optimizer.scale_loss(tf.ones((), tf.float32)), tf.float64)
+
+
+RECORDERS: Mapping[str, Recorder] = {
+    "step/loss": lambda seen: seen.loss,
+    "step/learning_rate": lambda seen: tf.convert_to_tensor(seen.optimizer.learning_rate),
+    "step/gradient_norm": gradient_norm,
+}
+
+
+def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str, Recorder]) -> tuple[Any, dict[str, Any]]:
+    """Train on one batch.
+
+    Args:
+      parts: what the step is made of.
+      batch: x, (x,), (x, y) or (x, y, sample_weight), as Keras's data adapters give it.
+      step: index of this optimizer step, int64 scalar.
+      recorders: scalars to compute, by name.
+
+    Returns:
+      (logs or None, recorded scalars by name).
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    optimizer = parts.optimizer
+    assert optimizer is not None
+
+    with tf.GradientTape() as tape:
+        y_pred = parts.forward(x, True)
+        loss = parts.loss(x, y, y_pred, sample_weight, True)
+        parts.track_loss(loss, _rows(x))
+        objective = optimizer.scale_loss(loss)
+
+    if parts.schedule is not None:
+        optimizer.learning_rate = parts.schedule(step)
+
+    variables = parts.trainable()
+    gradients = tape.gradient(objective, variables) if variables else []
+
+    seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
+    recorded = {name: recorder(seen) for name, recorder in recorders.items()}
+
+    if variables:
+        optimizer.apply_gradients(zip(gradients, variables))
+
+    logs = parts.update_metrics(x, y, y_pred, sample_weight)
+    return logs, recorded
+
+
+def test_step(parts: Parts, batch: Any) -> Any:
+    """Evaluate one batch; returns its logs or None. Arguments as for `train_step`."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    y_pred = parts.forward(x, False)
+    loss = parts.loss(x, y, y_pred, sample_weight, False)
+    parts.track_loss(loss, _rows(x))
+    return parts.update_metrics(x, y, y_pred, sample_weight)
+
+
+def metric_results(metrics: Sequence[keras.metrics.Metric]) -> dict[str, Any]:
+    """The metrics' running values by name: what Keras's logs hold after a step."""
+    results: dict[str, Any] = {}
+    for metric in metrics:
+        result = metric.result()
+        results.update(result if isinstance(result, dict) else {metric.name: result})
+    return results
+
+
+def _rows(x: Any) -> tf.Tensor:
+    """Rows in the batch: the weight of its loss in the epoch's mean, whatever the sample weights."""
+    return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
