@@ -11,6 +11,7 @@ if keras.backend.backend() != "tensorflow":
 from fitcore.api import evaluate, fit
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
+from fitcore.explain import explain
 from fitcore.hooks import (
     EPOCHS,
     EVERY_STEP,
@@ -60,6 +61,7 @@ __all__ = [
     "When",
     "evaluate",
     "every",
+    "explain",
     "fit",
     "make_source",
     "test_step",

@@ -75,7 +75,7 @@ def fit_engine(
         a train_step of its own. What hooks want recorded comes on top.
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
     """
-    _check_arguments(locals())
+    check_arguments(locals())
     own_model = engine.model if engine.is_compiled else None
     target = engine.model if keras_private.is_trainer(engine.model) else engine
     max_epochs = keras.config.max_epochs()
@@ -109,9 +109,7 @@ def fit_engine(
             model=target,
         )
 
-    if record is None:
-        record = () if engine.has_own_step else ("step/loss",)
-    record = engine.recorders(record, *(hook.record for hook in hooks))
+    record = engine.recorded(record, hooks)
     program = engine.train_program(record)
     program.max_traces = max_traces
     first_step = engine.steps_done()
@@ -218,7 +216,7 @@ def _shows_bar(verbose: str | int) -> bool:
     return sys.stdout.isatty() if verbose == "auto" else verbose != 0
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
+def check_arguments(given: Mapping[str, Any]) -> None:
     """Everything about fit's arguments that can be known without looking at the data."""
     _positive("batch_size", given["batch_size"], optional=True)
     _positive("validation_batch_size", given["validation_batch_size"], optional=True)

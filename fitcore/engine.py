@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data import Stream
+from fitcore.hooks import Hook
 from fitcore.program import Chunk, Program
 from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
 
@@ -150,6 +151,8 @@ class Engine:
         if left is not None:
             steps = left if steps is None else min(steps, left)
         chunk = program.run(stream.source, stream.feed, stream.batch_index, index, steps, seconds)
+        if chunk.ended and chunk.steps == 0 and stream.steps_per_execution == 1:
+            program.start_without_batch(stream.source, stream.feed, index)
         stream.advance(chunk.steps)
         return chunk
 
@@ -225,6 +228,12 @@ class Engine:
             return logs, recorded
 
         return step
+
+    def recorded(self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook]) -> dict[str, Recorder | None]:
+        """All that a fit with these arguments records."""
+        if record is None:
+            record = () if self.has_own_step else ("step/loss",)
+        return self.recorders(record, *(hook.record for hook in hooks))
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

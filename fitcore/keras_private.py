@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
@@ -38,7 +39,10 @@ def array_inputs(adapter: Any) -> Any | None:
     """
     if not isinstance(adapter, ArrayDataAdapter):
         return None
-    inputs = keras.tree.lists_to_tuples(array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow"))
+    inputs = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    inputs = tf.nest.map_structure(
+        lambda leaf: tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, keras.tree.lists_to_tuples(inputs)
+    )
     dense = all(leaf is None or isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(inputs))
     return inputs if dense else None
 

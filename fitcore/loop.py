@@ -19,8 +19,7 @@ This is `keras.Model.fit` (3.12 to 3.15), its steps grouped.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,35 +38,27 @@ _BATCH_METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What bounds the steps per compiled call: every so many steps (None: only the clock), and on whose account."""
-
-    steps: int | None
-    why: str
-
-
-def batch_callbacks(callbacks: keras.callbacks.CallbackList, mode: str) -> list[keras.callbacks.Callback]:
-    """The callbacks that override a batch method of `mode` ("train" or "test")."""
+def overriding(callbacks: Iterable[keras.callbacks.Callback], methods: Iterable[str]) -> list[keras.callbacks.Callback]:
+    """The callbacks that override any of these methods of `keras.callbacks.Callback`."""
 
     def has_own(callback: keras.callbacks.Callback, method: str) -> bool:
         return getattr(getattr(callback, method), "__func__", None) is not getattr(keras.callbacks.Callback, method)
 
-    return [callback for callback in callbacks.callbacks if any(has_own(callback, m) for m in _BATCH_METHODS[mode])]
+    return [callback for callback in callbacks if any(has_own(callback, method) for method in methods)]
 
 
-def call_limits(run: Run, record: Any) -> list[Limit]:
-    """Everything that bounds the steps per compiled training call."""
-    limits = []
-    for callback in batch_callbacks(run.callbacks, "train"):
-        if not keras_private.idle_between_epochs(callback):
-            each = run.stream.steps_per_execution
-            limits.append(Limit(each, f"{type(callback).__name__} overrides a batch method"))
-    for hook in run.hooks:
-        if hook.when.steps is not None:
-            limits.append(Limit(hook.when.steps, f"{type(hook).__name__} needs the host at these steps"))
-    limits.append(Limit(None, f"the clock: back after {SECONDS_PER_CALL} s"))
-    return limits
+def batch_callbacks(callbacks: Iterable[keras.callbacks.Callback], mode: str) -> list[keras.callbacks.Callback]:
+    """The callbacks that override a batch method of `mode` ("train" or "test")."""
+    return overriding(callbacks, _BATCH_METHODS[mode])
+
+
+def call_limits(
+    callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[Hook], steps_per_execution: int
+) -> list[tuple[int, str]]:
+    """What bounds the steps per compiled training call, besides the clock: (every so many steps, on whose account)."""
+    watching = [callback for callback in batch_callbacks(callbacks, "train") if not keras_private.idle_between_epochs(callback)]
+    limits = [(steps_per_execution, f"{type(callback).__name__} overrides a batch method") for callback in watching]
+    return limits + [(hook.when.steps, f"hook {type(hook).__name__}") for hook in hooks if hook.when.steps is not None]
 
 
 def train(
@@ -124,8 +115,8 @@ def train(
 def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
     """One epoch's steps; returns the logs after the last one."""
     stream, callbacks = run.stream, run.callbacks
-    watching = batch_callbacks(callbacks, "train")
-    watched = not all(map(keras_private.idle_between_epochs, watching))  # a callback must see every execution
+    watching = batch_callbacks(callbacks.callbacks, "train")
+    watched = bool(call_limits(callbacks.callbacks, (), stream.steps_per_execution))  # a callback must see every execution
     stream.begin_epoch()
     steps: int | None
     while stream.remaining() != 0:
@@ -195,7 +186,7 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
 
 def evaluate(engine: Engine, stream: Stream, callbacks: keras.callbacks.CallbackList, target: Any) -> dict[str, Any]:
     """Evaluate on a whole pass: `keras.Model.evaluate`, its steps grouped. Returns the logs as Python floats."""
-    watching = batch_callbacks(callbacks, "test")
+    watching = batch_callbacks(callbacks.callbacks, "test")
     watched = not all(map(keras_private.idle_between_epochs, watching))
     stream.reset()
     target.stop_evaluating = False

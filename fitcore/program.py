@@ -12,6 +12,7 @@ How many steps a call makes is an argument, not part of the graph: one trace ser
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +77,7 @@ class Program:
         self._eager_step = step
         self._run_eagerly = run_eagerly
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._past_end: dict[Any, Callable[..., Any]] = {}
 
         def flat_step(batch: Any, index: tf.Tensor) -> tuple[Any, tf.Tensor]:
             logs, recorded = step(batch, index)
@@ -107,8 +109,25 @@ class Program:
         return Chunk(count, bool(ended), logs if count else {}, dict(zip(self.names, columns)))
 
     def is_traced(self, source: Source) -> bool:
-        """Whether `run` on this source would find a program ready."""
-        return self._run_eagerly or source.key in self._compiled
+        """Whether `run` on this source would find its program ready."""
+        return source.key in self._compiled
+
+    def start_without_batch(self, source: Source, feed: Any, index: int) -> None:
+        """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
+
+        What in a step doesn't depend on its batch happens all the same: the optimizer counts a step, dropout's generators
+        move on. Later steps depend on that, so it is done here in the same way, by the same ops.
+        """
+        if self._run_eagerly or tf.config.functions_run_eagerly():
+            return  # op by op, the missing batch comes first
+        call = self._past_end.get(source.key)
+        if call is None:
+            feed_spec, _ = source.specs()
+            function = tf.function(lambda feed, index: self._step(feed.get_next(), index), autograph=False)
+            call = function.get_concrete_function(feed_spec, tf.TensorSpec([], tf.int64))
+            self._past_end[source.key] = call
+        with contextlib.suppress(tf.errors.OutOfRangeError):
+            call(feed, _int64(index))
 
     def _trace(self, source: Source) -> Callable[..., Any]:
         if self.max_traces is not None and self.traces >= self.max_traces:

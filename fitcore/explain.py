@@ -1,0 +1,147 @@
+"""What fit would do, said without doing it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore import keras_private
+from fitcore.api import check_arguments, check_model, fit_engine
+from fitcore.data import Reshuffle, Stream, make_source
+from fitcore.engine import Engine
+from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
+
+
+def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **arguments: Any) -> str:
+    """What `fitcore.fit(model, x, y, **arguments)` would do, in a few lines; nothing is trained and nothing is traced.
+
+    Says where batches come from and in which order, how many steps there are, how many run per compiled call and which
+    hook or callback limits that, what else runs on the host, how the step is compiled and in which precision, how many
+    programs have been traced, and whether the result is bit-identical to `model.fit` and if not why.
+
+    A Python generator is not looked into, since that would take batches out of it.
+
+    Raises:
+      ValueError, TypeError: what fit would raise before its first step.
+    """
+    if not isinstance(model, Engine):
+        check_model(model, "fit")
+    engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
+    bound = inspect.signature(fit_engine).bind(engine, x, y, **arguments)
+    bound.apply_defaults()
+    given = bound.arguments
+    check_arguments(given)
+
+    data, stream = _data(engine, given)
+    lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
+    lines["step"] = _step(engine)
+    lines["traces"] = _traces(engine, given, stream)
+    lines["exact"] = _exactness(engine, given)
+    head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
+    return "\n".join([head, *(f"  {name:<12}{line}" for name, line in lines.items())])
+
+
+def _data(engine: Engine, given: dict[str, Any]) -> tuple[str, Stream | None]:
+    x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
+    if inspect.isgenerator(x):
+        return "a Python generator, in its own order", None
+    if given["validation_split"] and given["validation_data"] is None:
+        parts = keras_private.train_validation_split((x, y, sample_weight), given["validation_split"])
+        x, y, sample_weight = parts[0]
+    names = ("batch_size", "steps_per_epoch", "shuffle", "class_weight")
+    source = make_source(x, y, sample_weight, **{name: given[name] for name in names})
+    return source.describe(), Stream(source, given["steps_per_epoch"], engine.steps_per_execution)
+
+
+def _validation(given: dict[str, Any]) -> str:
+    if given["validation_data"] is None and not given["validation_split"]:
+        return "none"
+    which = "validation_data"
+    if given["validation_data"] is None:
+        which = f"the last {given['validation_split']:.3g} of the rows"
+    every = given["validation_freq"]
+    if isinstance(every, list):
+        return f"on {which}, after epochs {every}, the first being 1"
+    return f"on {which}, after " + ("every epoch" if every == 1 else f"every {every} epochs")
+
+
+def _length(given: dict[str, Any], stream: Stream | None) -> str:
+    steps = given["steps_per_epoch"] if stream is None else stream.num_steps
+    epochs = max(given["epochs"] - given["initial_epoch"], 0)
+    size = "as many steps as the data turn out to hold" if steps is None else _count(steps, "step")
+    return f"{_count(epochs, 'epoch')} of {size}"
+
+
+def _calls(engine: Engine, given: dict[str, Any], stream: Stream | None) -> dict[str, str]:
+    """How many steps run per compiled call and why no more, and what runs on the host between the calls."""
+    callbacks, hooks = list(_callbacks(given)), given["hooks"]
+    if engine.run_eagerly:
+        return {"calls": "none: run_eagerly, each op runs by itself", "host": "everything"}
+    limits = call_limits(callbacks, hooks, engine.steps_per_execution)
+    most = min((steps for steps, _ in limits), default=None)
+    whole = "an epoch" if stream is None or stream.num_steps is None else f"an epoch's {_count(stream.num_steps, 'step')}"
+    calls = f"up to {whole if most is None else _count(most, 'step')} per compiled call"
+    if most != 1:
+        calls += f", back on the host after {SECONDS_PER_CALL} s at the latest"
+    for steps, whose in limits:
+        calls += f"\n{'':14}every {_count(steps, 'step')}: {whose}"
+    after_call = [type(callback).__name__ for callback in batch_callbacks(callbacks, "train")]
+    after_call += [type(hook).__name__ for hook in hooks if hook.when.returns or hook.when.steps is not None]
+    after_epoch = [type(callback).__name__ for callback in overriding(callbacks, ("on_epoch_begin", "on_epoch_end"))]
+    after_epoch += [type(hook).__name__ for hook in hooks if hook.when.epochs]
+    when = "at each step" if most == 1 else "at each step nothing; after a call"
+    return {"calls": calls, "host": f"{when} {_names(after_call)}; at an epoch's ends {_names(after_epoch)}"}
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _callbacks(given: dict[str, Any]) -> Iterator[keras.callbacks.Callback]:
+    callbacks = given["callbacks"]
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        yield from callbacks.callbacks
+    elif isinstance(callbacks, keras.callbacks.Callback):
+        yield callbacks
+    else:
+        yield from tf.nest.flatten(callbacks) if callbacks else ()
+
+
+def _step(engine: Engine) -> str:
+    parts = engine.parts
+    how = "the model's own train_step" if engine.has_own_step else "forward, loss, gradient, optimizer, metrics"
+    compiled = "run op by op" if engine.run_eagerly else "compiled by XLA" if engine.jit_compile else "compiled without XLA"
+    policy = getattr(getattr(engine.model, "dtype_policy", None), "name", keras.config.floatx())
+    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return f"{how}; {compiled}; {policy}; {type(parts.optimizer).__name__}; on {device}"
+
+
+def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
+    if engine.run_eagerly:
+        return "none"
+    program = engine.train_program(engine.recorded(given["record"], given["hooks"]))
+    ready = stream is not None and program.is_traced(stream.source)
+    return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
+
+
+def _exactness(engine: Engine, given: dict[str, Any]) -> str:
+    """Whether and why not, from what can be known before training."""
+    against = f"model.fit of Keras {keras.__version__} on TensorFlow {tf.__version__}"
+    if not engine.is_compiled:
+        return f"not defined: the engine's parts were given one by one, so there is no {against} to compare with"
+    if isinstance(given["shuffle"], Reshuffle):
+        return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
+    verdict = f"yes: bit-identical to {against}"
+    if keras_private.global_seed() is None:
+        verdict += ", from the same random state (no global seed is set: neither repeats itself)"
+    if tf.config.list_physical_devices("GPU") and not keras_private.op_determinism():
+        verdict += ", as far as that repeats itself on a GPU (op determinism is off)"
+    return verdict
