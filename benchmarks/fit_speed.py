@@ -1,0 +1,150 @@
+"""How much faster is `fitcore.fit` than `model.fit`?
+
+    python -m benchmarks.fit_speed [--workload=mlp] [--device=cpu] [--rounds=5] [--memory] [--json=FILE]
+
+In each round both train a fresh copy of the same model from the same seed, in turn, first one then the other first:
+
+    first call   one fit of ten steps on a model just built: tracing and compiling
+    later calls  one epoch more, of the workload's full length
+
+Prints medians over the rounds, and the ratio of each round's pair with its spread. Batch 32, verbose=0, default shuffle.
+After each round the two copies must hold the same bits, or the timing doesn't count. `--memory` adds the peak resident
+memory of a whole process that does the same with either.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import fitcore
+from benchmarks.workloads import WORKLOADS, Workload
+
+BATCH = 32
+FIRST_STEPS = 10
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; may be given several times. Default: all.")
+flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where to train.")
+flags.DEFINE_integer("rounds", 5, "Rounds, each timing both.", lower_bound=1)
+flags.DEFINE_bool("memory", False, "Also measure the peak memory of a process of either kind.")
+flags.DEFINE_string("json", None, "Write the figures to this file.")
+flags.DEFINE_enum("only", None, ["keras", "fitcore"], "Train once with this one alone and print the peak memory in MB.")
+
+Fit = Callable[..., Any]
+FITS: dict[str, Fit] = {"keras": lambda model, *data, **kw: model.fit(*data, **kw), "fitcore": fitcore.fit}
+
+
+def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarray]]:
+    """(seconds of the first call, seconds per step of the later call, final variables) of a fresh model."""
+    keras.utils.set_random_seed(1)
+    model = workload.build()
+    few, many = workload.data(FIRST_STEPS * BATCH), workload.data(workload.steps * BATCH)
+    start = time.perf_counter()
+    fit(model, *few, batch_size=BATCH, verbose=0)
+    first = time.perf_counter() - start
+    fit(model, *few, batch_size=BATCH, verbose=0)  # settles what a second call still sets up
+    start = time.perf_counter()
+    fit(model, *many, batch_size=BATCH, verbose=0)
+    later = (time.perf_counter() - start) / workload.steps
+    return first, later, [variable.numpy() for variable in model.variables]
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Figures of one workload."""
+    first: dict[str, list[float]] = {"keras": [], "fitcore": []}
+    later: dict[str, list[float]] = {"keras": [], "fitcore": []}
+    identical = True
+    for i in range(rounds):
+        variables = {}
+        for which in list(FITS)[:: 1 if i % 2 == 0 else -1]:
+            a, b, variables[which] = one_round(WORKLOADS[name], FITS[which])
+            first[which].append(a)
+            later[which].append(b)
+            keras.backend.clear_session()
+        identical &= all(np.array_equal(p, q) for p, q in zip(variables["keras"], variables["fitcore"]))
+    ratios = [k / f for k, f in zip(later["keras"], later["fitcore"])]
+    return {
+        "workload": name,
+        "identical": identical,
+        "keras_us_per_step": 1e6 * statistics.median(later["keras"]),
+        "fitcore_us_per_step": 1e6 * statistics.median(later["fitcore"]),
+        "speedup": statistics.median(ratios),
+        "speedup_min": min(ratios),
+        "speedup_max": max(ratios),
+        "keras_first_s": statistics.median(first["keras"]),
+        "fitcore_first_s": statistics.median(first["fitcore"]),
+        "first_ratio": statistics.median(f / k for k, f in zip(first["keras"], first["fitcore"])),
+    }
+
+
+def peak_memory(name: str) -> dict[str, float]:
+    """Peak resident memory in MB of a process that trains with Keras, and of one that trains with fitcore."""
+    peaks = {}
+    for which in FITS:
+        command = [sys.executable, "-m", "benchmarks.fit_speed", f"--workload={name}", f"--only={which}"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[f"{which}_peak_mb"] = float(output.split()[-1])
+    return peaks | {"memory_ratio": peaks["fitcore_peak_mb"] / peaks["keras_peak_mb"]}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    names = FLAGS.workload or list(WORKLOADS)
+    if FLAGS.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise app.UsageError("--device=gpu, but TensorFlow sees no GPU here.")
+    if FLAGS.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    if FLAGS.only:
+        import resource
+
+        for name in names:
+            one_round(WORKLOADS[name], FITS[FLAGS.only])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+
+    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {FLAGS.device}, {os.cpu_count()} cores, batch {BATCH}")
+    print("µs per step of later calls, and seconds of the first call (ten steps); medians of", FLAGS.rounds, "rounds")
+    for which in FITS:  # the first model of a process pays for much that is not its own
+        one_round(WORKLOADS["linear"], FITS[which])
+    head = f"{'workload':12s} {'model.fit':>9s} {'fitcore':>9s} {'faster':>7s} {'min–max':>13s}"
+    print(head + f" {'first: Keras':>13s} {'fitcore':>8s} {'ratio':>6s}  same bits")
+    rows = []
+    for name in names:
+        row = measure(name, FLAGS.rounds)
+        spread = f"{row['speedup_min']:.2f}–{row['speedup_max']:.2f}"
+        line = f"{name:12s} {row['keras_us_per_step']:9.0f} {row['fitcore_us_per_step']:9.0f} {row['speedup']:6.2f}× {spread:>13s}"
+        line += f" {row['keras_first_s']:12.2f}s {row['fitcore_first_s']:7.2f}s {row['first_ratio']:6.2f}"
+        print(line + ("  yes" if row["identical"] else "  NO"), flush=True)
+        if FLAGS.memory:
+            row |= peak_memory(name)
+            peaks = f"{row['keras_peak_mb']:.0f} MB with Keras, {row['fitcore_peak_mb']:.0f} MB with fitcore"
+            print(f"{'':12s} peak memory {peaks}: {row['memory_ratio']:.3f}", flush=True)
+        rows.append(row)
+    mean = math.exp(statistics.fmean(math.log(row["speedup"]) for row in rows))
+    print(f"fitcore is {mean:.2f}× as fast as model.fit (geometric mean)")
+    if FLAGS.json:
+        with open(FLAGS.json, "w") as file:
+            versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "device": FLAGS.device}
+            json.dump({"versions": versions, "geometric_mean": mean, "rows": rows}, file, indent=1)
+    if not all(row["identical"] for row in rows):
+        sys.exit("The two did not do the same work.")
+
+
+if __name__ == "__main__":
+    app.run(main)
