@@ -118,26 +118,34 @@ def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
     watching = batch_callbacks(callbacks.callbacks, "train")
     watched = bool(call_limits(callbacks.callbacks, (), stream.steps_per_execution))  # a callback must see every execution
     stream.begin_epoch()
-    steps: int | None
+    begin_step = ran = 0  # of the execution under way: its first step as callbacks count, and how many steps have run
     while stream.remaining() != 0:
-        begin_step = stream.execution_step
-        if watched:
-            steps, seconds = stream.steps_per_execution, math.inf
-        else:
-            steps, seconds = _steps_until_needed(run), SECONDS_PER_CALL
-        if watching:
+        if watching and ran == 0:
+            begin_step = stream.execution_step
             callbacks.on_train_batch_begin(begin_step)
+        steps, seconds = _steps_until_needed(run), SECONDS_PER_CALL
+        if watched:
+            left = stream.steps_per_execution - ran
+            steps, seconds = min(steps or left, left), math.inf
         chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record)
-        if chunk.steps == 0:
+        ran += chunk.steps
+        if ran == 0:
             stream.out_of_data()
             return logs
-        logs = chunk.logs
-        run.note(chunk.steps, chunk.records)
-        if watching:
+        if chunk.steps > 0:
+            logs = chunk.logs
+            run.note(chunk.steps, chunk.records)
+        whole = not watched or ran == stream.steps_per_execution or chunk.ended or stream.remaining() == 0
+        if watching and whole:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
             callbacks.on_train_batch_end(end_step - 1, logs)
-        _after_steps(run, chunk.steps, logs)
+        if chunk.steps > 0:
+            _after_steps(run, chunk.steps, logs)
+        if whole:
+            ran = 0
         if run.stopping:
+            if watching and not whole:
+                callbacks.on_train_batch_end(begin_step + ran - 1, logs)
             return logs
     stream.end_epoch()
     return logs

@@ -87,7 +87,7 @@ class Stream:
     def out_of_data(self) -> None:
         """The source ended before the epoch did. A source of unknown size counts as one batch longer than it was (sic)."""
         if self._num_batches is None:
-            self._num_batches = self.execution_step + self.steps_per_execution
+            self._num_batches = self._whole_executions(self.batch_index) + self.steps_per_execution
         _warn_out_of_data()
         self.pass_index += 1
         self.feed = None
