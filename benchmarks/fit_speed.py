@@ -122,13 +122,15 @@ def main(argv: list[str]) -> None:
     print("µs per step of later calls, and seconds of the first call (ten steps); medians of", FLAGS.rounds, "rounds")
     for which in FITS:  # the first model of a process pays for much that is not its own
         one_round(WORKLOADS["linear"], FITS[which])
-    head = f"{'workload':12s} {'model.fit':>9s} {'fitcore':>9s} {'faster':>7s} {'min–max':>13s}"
+    head = f"{'workload':12s} {'model.fit':>9s} {'fitcore':>9s} {'faster':>7s} {'min-max':>13s}"
     print(head + f" {'first: Keras':>13s} {'fitcore':>8s} {'ratio':>6s}  same bits")
     rows = []
     for name in names:
         row = measure(name, FLAGS.rounds)
-        spread = f"{row['speedup_min']:.2f}–{row['speedup_max']:.2f}"
-        line = f"{name:12s} {row['keras_us_per_step']:9.0f} {row['fitcore_us_per_step']:9.0f} {row['speedup']:6.2f}× {spread:>13s}"
+        spread = f"{row['speedup_min']:.2f}-{row['speedup_max']:.2f}"
+        line = (
+            f"{name:12s} {row['keras_us_per_step']:9.0f} {row['fitcore_us_per_step']:9.0f} {row['speedup']:6.2f}x {spread:>13s}"
+        )
         line += f" {row['keras_first_s']:12.2f}s {row['fitcore_first_s']:7.2f}s {row['first_ratio']:6.2f}"
         print(line + ("  yes" if row["identical"] else "  NO"), flush=True)
         if FLAGS.memory:
@@ -137,7 +139,7 @@ def main(argv: list[str]) -> None:
             print(f"{'':12s} peak memory {peaks}: {row['memory_ratio']:.3f}", flush=True)
         rows.append(row)
     mean = math.exp(statistics.fmean(math.log(row["speedup"]) for row in rows))
-    print(f"fitcore is {mean:.2f}× as fast as model.fit (geometric mean)")
+    print(f"fitcore is {mean:.2f} times as fast as model.fit (geometric mean)")
     if FLAGS.json:
         with open(FLAGS.json, "w") as file:
             versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "device": FLAGS.device}
