@@ -126,7 +126,7 @@ def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str
     gradients = tape.gradient(objective, variables) if variables else []
 
     seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
-    recorded = {name: recorder(seen) for name, recorder in recorders.items()}
+    recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update
 
     if variables:
         optimizer.apply_gradients(zip(gradients, variables))
