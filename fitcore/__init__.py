@@ -31,6 +31,8 @@ from fitcore.hooks import (
     When,
     every,
 )
+from fitcore.on_batch import test_on_batch, train_on_batch
+from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
@@ -46,6 +48,7 @@ __all__ = [
     "Hook",
     "NonFinite",
     "Observation",
+    "Patch",
     "Patience",
     "Reshuffle",
     "RetraceError",
@@ -64,6 +67,10 @@ __all__ = [
     "explain",
     "fit",
     "make_source",
+    "patch_keras",
+    "test_on_batch",
     "test_step",
+    "train_on_batch",
     "train_step",
+    "unpatch_keras",
 ]

@@ -171,19 +171,35 @@ def check_model(model: Any, method: str) -> None:
     """Refuse what can't be trained, before anything is done.
 
     Raises:
-      TypeError: not a Keras model, or one whose class replaces the loop itself.
-      ValueError: not compiled (as Keras).
+      TypeError: not a Keras model.
+      ValueError: not compiled (as Keras), or for what `why_not` says.
     """
     if not keras_private.is_trainer(model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
     keras_private.assert_compiled(model, method)
-    function = {"fit": "make_train_function", "evaluate": "make_test_function"}[method]
-    if keras_private.overrides(model, function):
-        raise TypeError(f"`model`: {type(model).__name__} overrides {function}, and with it the loop fitcore would run.")
+    reason = why_not(model, method)
+    if reason is not None:
+        raise ValueError(f"`model` can't be given to fitcore's {method}: {reason}")
+
+
+def why_not(model: Any, method: str) -> str | None:
+    """Why fitcore can't run this method of a Keras model and must leave it to Keras; None if it can.
+
+    Args:
+      model: a Keras model.
+      method: "fit", "evaluate", "train_on_batch" or "test_on_batch".
+    """
+    training = method in ("fit", "train_on_batch")
+    function = "train_function" if training else "test_function"
+    if keras_private.overrides(model, f"make_{function}"):
+        return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
+    if keras_private.has_own_function(model, function):
+        return f"its {function} was replaced, and with it the loop that fitcore would run."
     if model.distribute_strategy.num_replicas_in_sync > 1:
-        raise ValueError("`model` was made under a tf.distribute strategy of several replicas; fitcore trains on one device.")
-    if method == "fit" and model.optimizer is None:
-        raise ValueError("`model` was compiled without an optimizer. Give `optimizer=` to `compile()`.")
+        return "it was made under a tf.distribute strategy of several replicas; fitcore trains on one device."
+    if training and model.optimizer is None and not keras_private.overrides(model, "train_step"):
+        return "it was compiled without an optimizer. Give `optimizer=` to `compile()`."
+    return None
 
 
 def _validation(engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None) -> Any:

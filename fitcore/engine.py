@@ -88,6 +88,7 @@ class Engine:
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
         self._programs: dict[Any, Program] = {}
+        self._traced: dict[str, list[str]] = {"train": [], "test": []}
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
@@ -114,6 +115,14 @@ class Engine:
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds)
+
+    def train_on_batch(self, batch: Any) -> dict[str, Any]:
+        """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
+        return self.train_program(self.recorded(None, ())).run_batch(batch)
+
+    def test_on_batch(self, batch: Any) -> dict[str, Any]:
+        """Evaluate one batch at hand. As `train_on_batch`."""
+        return self.test_program().run_batch(batch)
 
     def fit(self, x: Any = None, y: Any = None, **arguments: Any) -> Any:
         """`fitcore.fit` with this engine's parts in place of a compiled model's. Arguments as there."""
@@ -163,20 +172,20 @@ class Engine:
         recorders = self.recorders(record)
         key = ("train", tuple(recorders.items()))
         if key not in self._programs:
-            self._programs[key] = self._program(self._train_step_function(recorders), tuple(recorders))
+            self._programs[key] = self._program("train", self._train_step_function(recorders), tuple(recorders))
         return self._programs[key]
 
     def test_program(self) -> Program:
         """The program that evaluates."""
         if "test" not in self._programs:
             step = self._own_test_step or (lambda batch: test_step(self.parts, batch))
-            self._programs["test"] = self._program(lambda batch, index: (step(batch), {}), ())
+            self._programs["test"] = self._program("test", lambda batch, index: (step(batch), {}), ())
         return self._programs["test"]
 
     @property
     def traces(self) -> int:
         """Programs traced so far, training and evaluation together."""
-        return sum(program.traces for program in self._programs.values())
+        return sum(map(len, self._traced.values()))
 
     @property
     def is_compiled(self) -> bool:
@@ -198,11 +207,12 @@ class Engine:
         """Whether the model's class brought a `train_step` of its own."""
         return self._own_train_step is not None
 
-    def _program(self, step: Any, names: tuple[str, ...]) -> Program:
+    def _program(self, kind: str, step: Any, names: tuple[str, ...]) -> Program:
         return Program(
             step,
             lambda: metric_results(self.parts.metrics()),
             names,
+            self._traced[kind],
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
         )

@@ -7,11 +7,14 @@ oldest that TensorFlow 2.20/2.21 are used with here) and 3.15.1.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
@@ -84,6 +87,15 @@ def op_determinism() -> bool:
 # --- the trainer --------------------------------------------------------------------------------------------------------
 
 
+# The class that holds Keras's fit. Why: layers can mix it in without being a `keras.Model`, so that patching `keras.Model`
+# would miss them (Keras >= 3.0).
+trainer_class: Any = TensorFlowTrainer
+
+# Keras's own methods, also while they are patched. Why: what a batch's values are in the logs changed with versions.
+train_on_batch = TensorFlowTrainer.train_on_batch
+test_on_batch = TensorFlowTrainer.test_on_batch
+
+
 def is_trainer(model: Any) -> bool:
     """Whether `model` has Keras's fit. Why: layers can mix in `Trainer` without being a `keras.Model` (Keras >= 3.0)."""
     return isinstance(model, Trainer)
@@ -98,8 +110,31 @@ def overrides(model: Any, name: str) -> bool:
         return True
     for cls in type(model).__mro__:
         if name in vars(cls):
-            return not cls.__module__.startswith("keras.src.")
+            return cls not in (Trainer, TensorFlowTrainer)
     return False
+
+
+@contextlib.contextmanager
+def step_function(model: Any, name: str, step: Callable[[Any], Any]) -> Iterator[None]:
+    """Let Keras's own methods run `step` on a batch, (x, y, sample_weight) -> logs, as its `name` ("train_function", ...).
+
+    Why: Keras keeps its compiled step in these attributes and makes none while one is there (Keras >= 3.0).
+    """
+    kept = vars(model).get(name)
+    vars(model)[name] = lambda batches: step(next(batches))
+    try:
+        yield
+    finally:
+        vars(model)[name] = kept
+
+
+def has_own_function(model: Any, name: str) -> bool:
+    """Whether somebody put a function of their own in place of Keras's compiled step `name` ("train_function", ...).
+
+    Why: Keras keeps its compiled step in these attributes and runs whatever is there (Keras >= 3.0).
+    """
+    function = getattr(model, name)
+    return function is not None and function.__module__ != TensorFlowTrainer.__module__
 
 
 def assert_compiled(model: Any, method: str) -> None:
