@@ -170,4 +170,7 @@ class Run:
         }
         with contextlib.ExitStack() as ends:  # last in, first out; one that fails doesn't keep the others from ending
             for i in reversed(range(len(self.hooks))):
-                ends.callback(lambda i=i: self.hooks[i].end(self.view(i, {})))
+                ends.callback(self._end_hook, i)
+
+    def _end_hook(self, i: int) -> None:
+        self.hooks[i].end(self.view(i, {}))
