@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
@@ -154,6 +156,7 @@ def evaluate(
         check_model(model, "evaluate")
         engine, target = Engine.of_compiled(model), model
     _positive("batch_size", batch_size, optional=True)
+    _positive("steps", steps, optional=True)
     steps = _capped(steps)
     source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
     stream = Stream(source, steps, engine.steps_per_execution)
@@ -203,21 +206,30 @@ def why_not(model: Any, method: str) -> str | None:
 
 
 def _validation(engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None) -> Any:
-    """The function that evaluates on the validation data, which it converts once."""
+    """The function that evaluates on the validation data, which it converts once.
+
+    Arrays and `tf.data.Dataset`s are read and checked at once; other inputs, from which reading alone takes something
+    away, after the first epoch, as in Keras.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if engine.is_compiled and keras_private.overrides(engine.model, "evaluate"):
         return lambda callbacks: engine.model.evaluate(
             x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps, callbacks=callbacks, return_dict=True
         )
-    stream: list[Stream] = []
+    steps = _capped(steps)
 
-    def validate(callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
-        if not stream:
+    @functools.cache
+    def stream() -> Stream:
+        try:
             source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
-            stream.append(Stream(source, _capped(steps), engine.steps_per_execution))
-        return loop.evaluate(engine, stream[0], callbacks, target)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"`validation_data`: {error}") from error
+        return Stream(source, steps, engine.steps_per_execution)
 
-    return validate
+    if isinstance(x, tf.data.Dataset) or keras_private.are_arrays((x, y, sample_weight)):
+        stream()
+    return lambda callbacks: loop.evaluate(engine, stream(), callbacks, target)
 
 
 def _capped(steps: int | None) -> int | None:
@@ -241,12 +253,28 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     _positive("max_traces", given["max_traces"], optional=True)
     _positive("epochs", given["epochs"], least=0)
     _positive("initial_epoch", given["initial_epoch"], least=0)
-    if not 0 <= given["validation_split"] < 1:
-        raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={given['validation_split']}")
+    split = given["validation_split"]
+    if not isinstance(split, (int, float, np.number)):
+        raise TypeError(
+            f"`validation_split` must be a number. Received: validation_split={split!r} of type {type(split).__name__}"
+        )
+    if not 0 <= split < 1:
+        raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={split}")
+    freq = given["validation_freq"]
+    if not isinstance(freq, (int, list)) or (isinstance(freq, int) and freq < 1):
+        raise ValueError(
+            f"`validation_freq` must be an int of at least 1 or a list of epochs. Received: validation_freq={freq!r}"
+        )
+    if not isinstance(given["hooks"], Sequence):
+        raise TypeError(f"`hooks` must be a list of fitcore hooks. Received: hooks={given['hooks']!r}")
     for hook in given["hooks"]:
         if not isinstance(hook, Hook):
             wrong = "Keras callbacks go into `callbacks`. " if isinstance(hook, keras.callbacks.Callback) else ""
             raise TypeError(f"`hooks` must hold fitcore hooks. {wrong}Received: {hook!r} of type {type(hook).__name__}")
+    for callback in keras.tree.flatten(given["callbacks"]):
+        if isinstance(callback, (Hook, type)):
+            wrong = "hooks go into `hooks`" if isinstance(callback, Hook) else "give an instance of this class"
+            raise TypeError(f"`callbacks` must hold Keras callbacks; {wrong}. Received: {callback!r}")
 
 
 def _positive(name: str, value: Any, least: int = 1, optional: bool = False) -> None:

@@ -169,6 +169,8 @@ class Engine:
 
     def train_program(self, record: Any = ()) -> Program:
         """The program that trains and records `record`."""
+        if self.parts.optimizer is None and not self.has_own_step:
+            raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
         recorders = self.recorders(record)
         key = ("train", tuple(recorders.items()))
         if key not in self._programs:
@@ -253,6 +255,8 @@ class Engine:
         """
         named: dict[str, Recorder | None] = {}
         for record in records:
+            if isinstance(record, str):
+                raise TypeError(f"`record` must be a list of names or a mapping from names to recorders. Received: {record!r}")
             named |= record if isinstance(record, Mapping) else {name: RECORDERS.get(name) for name in record}
         hidden = sorted(name for name, recorder in named.items() if recorder is not None)
         if self.has_own_step and hidden:
@@ -297,6 +301,14 @@ def compiled_parts(model: keras.Model) -> Parts:
     with_training = keras_private.takes_training(model)
     tracker = keras_private.loss_tracker(model)
 
+    def loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        try:
+            return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
+        except ValueError as error:
+            if y is None and keras_private.has_loss(model):  # Keras's own words would be "None values not supported."
+                raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
+            raise
+
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
         if own_metrics:
             logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -308,9 +320,7 @@ def compiled_parts(model: keras.Model) -> Parts:
 
     return Parts(
         forward=lambda x, training: model(x, training=training) if with_training else model(x),
-        loss=lambda x, y, y_pred, sample_weight, training: keras_private.compute_loss(
-            model, x, y, y_pred, sample_weight, training
-        ),
+        loss=loss,
         track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
         update_metrics=update_metrics,
         metrics=lambda: model.metrics,

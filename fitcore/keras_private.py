@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
@@ -32,6 +32,11 @@ def get_data_adapter(**arguments: Any) -> Any:
     Why: which inputs fit accepts, how they are cast and what is refused is decided here (Keras >= 3.0).
     """
     return data_adapters.get_data_adapter(**arguments)
+
+
+def are_arrays(x: Any) -> bool:
+    """Whether Keras takes this structure for arrays in memory. Why: it knows all kinds of arrays (Keras >= 3.0)."""
+    return bool(array_data_adapter.can_convert_arrays(x))
 
 
 def array_inputs(adapter: Any) -> Any | None:
