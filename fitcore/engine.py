@@ -202,7 +202,9 @@ class Engine:
     def steps_done(self) -> int:
         """Steps the optimizer has made so far (micro-steps, if it accumulates gradients)."""
         optimizer: Any = self.parts.optimizer
-        return int(getattr(optimizer, "iterations", 0)) * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            return keras_private.steps_counted(optimizer)
+        return int(getattr(optimizer, "iterations", 0))
 
     @property
     def has_own_step(self) -> bool:

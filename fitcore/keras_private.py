@@ -142,6 +142,14 @@ def has_own_function(model: Any, name: str) -> bool:
     return function is not None and function.__module__ != TensorFlowTrainer.__module__
 
 
+def is_distributed(model: Any) -> bool:
+    """Whether Keras runs the model's steps by a tf.distribute strategy: the one it was made under, or the current one.
+
+    Why: the public `distribute_strategy` is never None, and TensorFlow's default one can't be told from others (Keras >= 3.0).
+    """
+    return model._distribute_strategy is not None or tf.distribute.has_strategy()
+
+
 def assert_compiled(model: Any, method: str) -> None:
     """Raise Keras's ValueError if `model.compile` was not called. Why: the same class and words (Keras >= 3.0)."""
     model._assert_compile_called(method)
@@ -173,6 +181,14 @@ def loss_tracker(model: Any) -> keras.metrics.Mean:
 def compile_metrics(model: Any) -> keras.metrics.Metric | None:
     """The compiled metrics as one metric, None without any. Why: `compute_metrics` updates this object (Keras >= 3.0)."""
     return model._compile_metrics
+
+
+def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many steps the optimizer has made, micro-steps if it accumulates gradients.
+
+    Why: `iterations` is divided by the number of accumulated steps, its rest lost; `_iterations` is not (Keras >= 3.2).
+    """
+    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
 
 
 def initial_epoch(model: Any, requested: int) -> int:
