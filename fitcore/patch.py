@@ -65,7 +65,7 @@ class Patch:
         arguments = inspect.signature(original).bind(model, *args, **kwargs).arguments
         if "kwargs" in arguments:  # Keras's fit evaluates with a private argument; any other is an error that Keras raises
             return original(model, *args, **kwargs)
-        reason = api.why_not(model, method)
+        reason = api.why_not(model, method, arguments.get("x"), arguments.get("validation_data"))
         if reason is not None:
             self._note_fallback(method, model, reason)
             return original(model, *args, **kwargs)

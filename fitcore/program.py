@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.data.sources import Source
+from fitcore.data.sources import Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
@@ -145,7 +145,7 @@ class Program:
         call = self._past_end.get(source.key)
         if call is None:
             feed_spec, _ = source.specs()
-            function = tf.function(lambda feed, index: self._step(feed.get_next(), index), autograph=False)
+            function = tf.function(lambda feed, index: self._step(without_optionals(feed.get_next()), index), autograph=False)
             call = function.get_concrete_function(feed_spec, tf.TensorSpec([], tf.int64))
             self._past_end[source.key] = call
         with contextlib.suppress(tf.errors.OutOfRangeError):
