@@ -1,8 +1,8 @@
 """Shows that `fitcore.fit` trains exactly as `model.fit`: `python -m benchmarks.parity [--case NAME]... [--json FILE]`.
 
 Each case of `parity_models.py` and `parity_cases.py` is trained by Keras, by Keras again (a case that Keras itself doesn't
-repeat proves nothing), and by fitcore, each time from the same seed with a freshly built model. Then weights, optimizer variables
-and History are compared byte by byte; the differences shown are for the reader, not for the verdict.
+repeat proves nothing), and by fitcore, each time from the same seed with a freshly built model. Then weights, optimizer
+variables and History are compared byte by byte; the differences shown are for the reader, not for the verdict.
 """
 
 from __future__ import annotations
