@@ -26,13 +26,14 @@ def unpatched() -> Iterator[None]:
 
 
 def use_everything(model: keras.Model) -> list[Any]:
-    """Call each routed method, some twice; returns what they returned."""
+    """Call each routed method, with arguments by position too; returns what they returned."""
     x, y = data()
+    weights = np.linspace(0, 1, len(x), dtype="float32")
     results: list[Any] = []
     for _ in range(2):
-        results.append(model.fit(x, y, 8, 2, verbose=0, validation_data=(x, y)).history)  # batch_size, epochs by position
         results.append(model.train_on_batch(x[:8], y[:8]))
-        results.append(model.train_on_batch(x, y, sample_weight=np.linspace(0, 1, len(x)), return_dict=True))
+        results.append(model.train_on_batch(x, y, weights, return_dict=True))
+        results.append(model.fit(x, y, 8, 2, 0, sample_weight=weights, validation_data=(x, y)).history)
         results.append(model.test_on_batch(x[:5], y[:5]))
     results.append(model.evaluate(x, y, verbose=0, return_dict=True))
     return results
