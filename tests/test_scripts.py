@@ -46,8 +46,17 @@ class OwnLoop(keras.Sequential):
     def make_train_function(self, force=False):
         return super().make_train_function(force)
 
+class OwnStep(keras.Sequential):
+    def train_step(self, batch):
+        super().train_step(batch)
+        return {"mine": 1.5}
+
+class OwnMetrics(keras.Sequential):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {"mine": 2.5}
+
 x = np.arange(12.0).reshape(6, 2)
-for kind in (keras.Sequential, keras.Sequential, OwnLoop):
+for kind in (keras.Sequential, keras.Sequential, OwnStep, OwnMetrics, OwnLoop):
     model = kind([keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     for _ in range(2):
@@ -66,18 +75,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.stdout == "__main__ ['--logdir', 'mine', '3'] beside True\n"
 
     account = done.stderr.splitlines()[-2:]
-    assert account[0].startswith("fitcore ran 4 fits of 12 steps in ")
+    assert account[0].startswith("fitcore ran 8 fits of 24 steps in ")
     assert (
         account[1]
         == "Keras ran 2 calls of fit: OwnLoop overrides make_train_function, and with it the loop that fitcore would run."
     )
     assert done.stderr.count("UserWarning: Keras runs `OwnLoop.fit` itself") == 1
 
-    assert sorted(path.name for path in logs.iterdir()) == ["1-sequential", "2-sequential_1"]
-    for folder in logs.iterdir():
-        events = EventAccumulator(str(folder / "train")).Reload()
-        steps = [event.step for event in events.Tensors("step/loss")]
-        assert steps == [1, 2, 3, 4, 5, 6]
+    names = ["1-sequential", "2-sequential_1", "3-own_step", "4-own_metrics"]
+    assert sorted(path.name for path in logs.iterdir()) == names
+    events = [EventAccumulator(str(logs / name / "train")).Reload() for name in names]
+    for accumulator in (*events[:2], events[3]):
+        assert [event.step for event in accumulator.Tensors("step/loss")] == [1, 2, 3, 4, 5, 6]
+    for accumulator in events[2:]:
+        assert len(accumulator.Tensors("epoch_mine")) == 2
 
 
 def test_the_command_shows_a_script_s_error(tmp_path: Path) -> None:
