@@ -97,4 +97,4 @@ def test_the_command_shows_a_script_s_error(tmp_path: Path) -> None:
     done = run("-m", "fitcore", script, check=False)
     assert done.returncode == 1
     assert "ValueError: You must call `compile()`" in done.stderr
-    assert "\nfitcore ran 1 fits of 0 steps" in done.stderr
+    assert "fitcore ran 1 fits of 0 steps" in done.stderr
