@@ -30,6 +30,8 @@ python -m benchmarks.parity --json newest.json    # in an environment with the n
 python -m benchmarks.parity --json oldest.json    # in one with the oldest
 python -m benchmarks.parity.table newest.json oldest.json
 ```
+
+A run may be cut into parts with `--case`; the files of one version are joined, the last to name a case holding.
 """
 
 TAIL = """
