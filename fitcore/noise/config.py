@@ -1,0 +1,44 @@
+"""What to measure of the gradient noise, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """Measure the gradient noise while training: `fitcore.fit(..., noise=GradientNoise(...))`.
+
+    Args:
+      estimator: "per_example": each example's gradient, exactly, out of the backward pass that runs anyway; "split": the
+        batch cut into `splits` micro-batches, a pass for each, works for everything; "auto": per example for every weight
+        for which that can be done, split for the rest. `history.noise.how` says which was which.
+      every: measure each so many steps; the steps between cost nothing.
+      splits: micro-batches per batch of the split estimator, at least 2.
+      per_layer: record each layer by itself too.
+      decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
+        1: over all so far.
+      confidence: of the intervals.
+
+    Raises:
+      ValueError: for values that make no sense.
+    """
+
+    estimator: str = "auto"
+    every: int = 1
+    splits: int = 4
+    per_layer: bool = True
+    decay: float = 0.99
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("auto", "per_example", "split"):
+            raise ValueError(f'`estimator` must be "auto", "per_example" or "split". Received: estimator={self.estimator!r}')
+        if self.every < 1:
+            raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
+        if self.splits < 2:
+            raise ValueError(f"`splits` must be at least 2. Received: splits={self.splits}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"`decay` must be in (0, 1]. Received: decay={self.decay}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`confidence` must be in (0, 1). Received: confidence={self.confidence}")

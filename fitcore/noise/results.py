@@ -1,0 +1,118 @@
+"""`history.noise`: what was measured, as arrays with an entry per measured step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fitcore.noise import statistics
+from fitcore.noise.config import GradientNoise
+from fitcore.noise.probe import Entry, Probe
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class NoiseCurve:
+    """The gradient noise of a layer, or of the whole model. All arrays have one entry per measured step.
+
+    Attributes:
+      trace: tr(Sigma)^, the variance of one example's gradient summed over its entries: unbiased, of this step alone.
+      grad_norm_sq: |G|^2^, the squared norm of the true gradient: unbiased, of this step alone, often negative.
+      weights: what the step counts in averages: units - 1.
+      batch_grad_norm_sq: |G_B|^2, of the batch's own gradient.
+      applied_grad_norm_sq: the same with the regularization in it, if there is any.
+      lost_digits: decimal digits lost in `trace` to cancellation, 0 where none is; float32 has seven.
+    """
+
+    trace: Array
+    grad_norm_sq: Array
+    weights: Array
+    batch_grad_norm_sq: Array
+    applied_grad_norm_sq: Array
+    lost_digits: Array
+    decay: float
+    confidence: float
+
+    @cached_property
+    def ratio(self) -> statistics.Ratio:
+        """Running averages of trace and |G|^2, their ratio B_simple and its interval, at each step."""
+        return statistics.running_ratio(self.trace, self.grad_norm_sq, self.weights, self.decay, self.confidence)
+
+    @property
+    def scale(self) -> Array:
+        """B_simple = tr(Sigma)/|G|^2, in examples: ratio of the running averages; NaN where it is undetermined."""
+        return self.ratio.value
+
+    @property
+    def interval(self) -> Array:
+        """[steps, 2]: the interval of `scale`. An infinite bound: the gradient can't be told from zero."""
+        return np.stack([self.ratio.low, self.ratio.high], axis=1)
+
+    @property
+    def undetermined(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Where |G|^2 can't be told from zero, so that there is no noise scale to state."""
+        return self.ratio.undetermined
+
+    def over(self, steps: slice = slice(None)) -> statistics.Ratio:
+        """Plain averages over some of the measured steps, their ratio and interval: scalars in arrays of shape []."""
+        parts = [values[steps] for values in (self.trace, self.grad_norm_sq, self.weights)]
+        ratio = statistics.running_ratio(*parts, decay=1.0, confidence=self.confidence)
+        return statistics.Ratio(*(values[-1] for values in (ratio.numerator, ratio.denominator, ratio.value, ratio.low, ratio.high)))
+
+
+@dataclass(frozen=True)
+class NoiseCurves(NoiseCurve):
+    """The whole model's gradient noise, and that of each layer.
+
+    Attributes:
+      step: index of the step each entry belongs to.
+      batch_size: examples in each step's batch.
+      layers: the same for each layer with weights, by the layer's path; empty without `per_layer`.
+      how: how each weight was measured, by its path.
+    """
+
+    step: np.ndarray[Any, np.dtype[np.int64]]
+    batch_size: Array
+    layers: Mapping[str, NoiseCurve]
+    how: Mapping[str, str]
+
+
+def curves(rows: Array, first_step: int, probe: Probe) -> NoiseCurves:
+    """What `rows`, recorded by `probe` from step `first_step` on, say. Steps that were not measured are left out."""
+    measured = rows[:, 0] > 0 if rows.ndim == 2 and rows.shape[1] else np.zeros(len(rows), bool)
+    rows = rows.reshape(len(rows), -1)[measured]
+    n = rows[:, 0] if rows.shape[1] else np.empty(0)
+    count = len(probe.entries)
+    width = 3 if probe.regularized else 2
+    table = rows[:, 1:].reshape(len(rows), width, count) if len(rows) else np.empty((0, width, count))
+    config = probe.config
+    by_layer: dict[str, list[int]] = {}
+    for k, entry in enumerate(probe.entries):
+        by_layer.setdefault(entry.layer, []).append(k)
+    layers = {layer: _curve(table, n, probe.entries, ks, config) for layer, ks in by_layer.items()} if config.per_layer else {}
+    whole = _curve(table, n, probe.entries, range(count), config)
+    return NoiseCurves(
+        **vars(whole), step=first_step + np.flatnonzero(measured), batch_size=n, layers=layers, how=dict(probe.how)
+    )
+
+
+def _curve(table: Array, n: Array, entries: Sequence[Entry], which: Sequence[int], config: GradientNoise) -> NoiseCurve:
+    """The sum of some entries: traces and squared norms add up."""
+    zero = np.zeros(len(n))
+    trace, grad, batch, applied, lost, weights = zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy(), None
+    for k in which:
+        units, size = (config.splits, n // config.splits) if entries[k].split else (n, 1)
+        units = np.where(np.asarray(size) >= 1, units, 0)
+        d, big = table[:, 0, k], table[:, 1, k]
+        t, g = statistics.estimate(d, big, units, size)
+        trace, grad, batch, applied = trace + t, grad + g, batch + big, applied + table[:, -1, k]
+        if entries[k].ghost:
+            lost = np.fmax(lost, statistics.lost_digits(d, big, units))
+        weights = np.broadcast_to(units - 1.0, n.shape) if weights is None else np.minimum(weights, units - 1.0)
+    weights = np.maximum(zero if weights is None else weights, 0.0)
+    return NoiseCurve(trace, grad, weights, batch, applied, lost, config.decay, config.confidence)
