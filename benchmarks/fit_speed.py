@@ -1,25 +1,29 @@
 """How much faster is `fitcore.fit` than `model.fit`?
 
     python -m benchmarks.fit_speed [--workload=mlp] [--device=cpu] [--rounds=5] [--memory] [--json=FILE]
+                                   [--patched] [--tensorboard] [--bar]
 
 In each round both train a fresh copy of the same model from the same seed, in turn, first one then the other first:
 
     first call   one fit of ten steps on a model just built: tracing and compiling
     later calls  one epoch more, of the workload's full length
 
-Prints medians over the rounds, and the ratio of each round's pair with its spread. Batch 32, verbose=0, default shuffle.
-After each round the two copies must hold the same bits, or the timing doesn't count. `--memory` adds the peak resident
-memory of a whole process that does the same with either.
+Prints medians over the rounds, and the ratio of each round's pair with its spread. Batch 32, default shuffle, verbose=0
+unless there is `--bar`. After each round the two copies must hold the same bits, or the timing doesn't count. `--memory`
+adds the peak resident memory of a whole process that does the same with either.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +49,51 @@ flags.DEFINE_bool("memory", False, "Also measure the peak memory of a process of
 flags.DEFINE_string("json", None, "Write the figures to this file.")
 flags.DEFINE_enum("only", None, ["keras", "fitcore"], "Train once with this one alone and print the peak memory in MB.")
 
+flags.DEFINE_bool("patched", False, "Reach fitcore by model.fit under `fitcore.patch_keras()` instead of `fitcore.fit`.")
+flags.DEFINE_bool("tensorboard", False, "Both with Keras's TensorBoard callback at its defaults.")
+flags.DEFINE_bool("bar", False, "Both with the progress bar on, drawn as on a terminal, into nothing.")
+
 Fit = Callable[..., Any]
-FITS: dict[str, Fit] = {"keras": lambda model, *data, **kw: model.fit(*data, **kw), "fitcore": fitcore.fit}
+
+
+def keras_fit(model: keras.Model, *data: Any, **arguments: Any) -> Any:
+    """`model.fit`."""
+    return model.fit(*data, **arguments)
+
+
+def fitcore_fit(model: keras.Model, *data: Any, **arguments: Any) -> Any:
+    """fitcore's fit, reached as the flags say."""
+    if not FLAGS.patched:
+        return fitcore.fit(model, *data, **arguments)
+    with fitcore.patch_keras():
+        return model.fit(*data, **arguments)
+
+
+FITS: dict[str, Fit] = {"keras": keras_fit, "fitcore": fitcore_fit}
+
+
+class Nowhere(io.StringIO):
+    """A terminal that nobody sees."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True
+
+
+def timed(fit: Fit, model: keras.Model, data: Any) -> float:
+    """Seconds of one fit, with what the flags ask for."""
+    with contextlib.ExitStack() as stack:
+        arguments: dict[str, Any] = {"batch_size": BATCH, "verbose": int(FLAGS.bar)}
+        if FLAGS.bar:
+            stack.enter_context(contextlib.redirect_stdout(Nowhere()))
+        if FLAGS.tensorboard:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            arguments["callbacks"] = [keras.callbacks.TensorBoard(folder)]
+        start = time.perf_counter()
+        fit(model, *data, **arguments)
+        return time.perf_counter() - start
 
 
 def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarray]]:
@@ -54,13 +101,9 @@ def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarr
     keras.utils.set_random_seed(1)
     model = workload.build()
     few, many = workload.data(FIRST_STEPS * BATCH), workload.data(workload.steps * BATCH)
-    start = time.perf_counter()
-    fit(model, *few, batch_size=BATCH, verbose=0)
-    first = time.perf_counter() - start
-    fit(model, *few, batch_size=BATCH, verbose=0)  # settles what a second call still sets up
-    start = time.perf_counter()
-    fit(model, *many, batch_size=BATCH, verbose=0)
-    later = (time.perf_counter() - start) / workload.steps
+    first = timed(fit, model, few)
+    timed(fit, model, few)  # settles what a second call still sets up
+    later = timed(fit, model, many) / workload.steps
     return first, later, [variable.numpy() for variable in model.variables]
 
 

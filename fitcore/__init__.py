@@ -31,6 +31,9 @@ from fitcore.hooks import (
     When,
     every,
 )
+from fitcore.on_batch import test_on_batch, train_on_batch
+from fitcore.patch import Patch, patch_keras, unpatch_keras
+from fitcore.noise import GradientNoise, per_example
 from fitcore.program import RetraceError
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
@@ -42,10 +45,12 @@ __all__ = [
     "RECORDERS",
     "RETURNS",
     "Engine",
+    "GradientNoise",
     "Evaluate",
     "Hook",
     "NonFinite",
     "Observation",
+    "Patch",
     "Patience",
     "Reshuffle",
     "RetraceError",
@@ -64,6 +69,11 @@ __all__ = [
     "explain",
     "fit",
     "make_source",
+    "per_example",
+    "patch_keras",
+    "test_on_batch",
     "test_step",
+    "train_on_batch",
     "train_step",
+    "unpatch_keras",
 ]

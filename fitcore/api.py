@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +10,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise
+from fitcore.noise.results import curves
 from fitcore.state import Curve, Run
 
 
@@ -61,8 +65,9 @@ def fit_engine(
     hooks: Sequence[Hook] = (),
     record: Iterable[str] | Mapping[str, Any] | None = None,
     max_traces: int | None = None,
+    noise: bool | GradientNoise = False,
 ) -> keras.callbacks.History:
-    """Train an engine's model. All but the last four arguments are those of `keras.Model.fit`.
+    """Train an engine's model. All but the last five arguments are those of `keras.Model.fit`.
 
     Args:
       engine: what to train.
@@ -74,6 +79,8 @@ def fit_engine(
         "step/gradient_norm") or of metrics, or a mapping from names to recorders. None: "step/loss", unless the model has
         a train_step of its own. What hooks want recorded comes on top.
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
+      noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
+        the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
     """
     check_arguments(locals())
     own_model = engine.model if engine.is_compiled else None
@@ -109,7 +116,8 @@ def fit_engine(
             model=target,
         )
 
-    record = engine.recorded(record, hooks)
+    noise = GradientNoise() if noise is True else noise or None
+    record = engine.recorded(record, hooks) | ({"noise": noise} if noise else {})
     program = engine.train_program(record)
     program.max_traces = max_traces
     first_step = engine.steps_done()
@@ -128,6 +136,9 @@ def fit_engine(
         )
     finally:
         run.close()
+        if noise:
+            rows = target.history.steps.pop("noise", np.empty((0, 1)))
+            target.history.noise = curves(rows, first_step, engine.probe(noise))
     return target.history
 
 
@@ -154,6 +165,7 @@ def evaluate(
         check_model(model, "evaluate")
         engine, target = Engine.of_compiled(model), model
     _positive("batch_size", batch_size, optional=True)
+    _positive("steps", steps, optional=True)
     steps = _capped(steps)
     source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
     stream = Stream(source, steps, engine.steps_per_execution)
@@ -171,37 +183,62 @@ def check_model(model: Any, method: str) -> None:
     """Refuse what can't be trained, before anything is done.
 
     Raises:
-      TypeError: not a Keras model, or one whose class replaces the loop itself.
-      ValueError: not compiled (as Keras).
+      TypeError: not a Keras model.
+      ValueError: not compiled (as Keras), or for what `why_not` says.
     """
     if not keras_private.is_trainer(model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
     keras_private.assert_compiled(model, method)
-    function = {"fit": "make_train_function", "evaluate": "make_test_function"}[method]
-    if keras_private.overrides(model, function):
-        raise TypeError(f"`model`: {type(model).__name__} overrides {function}, and with it the loop fitcore would run.")
+    reason = why_not(model, method)
+    if reason is not None:
+        raise ValueError(f"`model` can't be given to fitcore's {method}: {reason}")
+
+
+def why_not(model: Any, method: str) -> str | None:
+    """Why fitcore can't run this method of a Keras model and must leave it to Keras; None if it can.
+
+    Args:
+      model: a Keras model.
+      method: "fit", "evaluate", "train_on_batch" or "test_on_batch".
+    """
+    training = method in ("fit", "train_on_batch")
+    function = "train_function" if training else "test_function"
+    if keras_private.overrides(model, f"make_{function}"):
+        return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
+    if keras_private.has_own_function(model, function):
+        return f"its {function} was replaced, and with it the loop that fitcore would run."
     if model.distribute_strategy.num_replicas_in_sync > 1:
-        raise ValueError("`model` was made under a tf.distribute strategy of several replicas; fitcore trains on one device.")
-    if method == "fit" and model.optimizer is None:
-        raise ValueError("`model` was compiled without an optimizer. Give `optimizer=` to `compile()`.")
+        return "it was made under a tf.distribute strategy of several replicas; fitcore trains on one device."
+    if training and model.optimizer is None and not keras_private.overrides(model, "train_step"):
+        return "it was compiled without an optimizer. Give `optimizer=` to `compile()`."
+    return None
 
 
 def _validation(engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None) -> Any:
-    """The function that evaluates on the validation data, which it converts once."""
+    """The function that evaluates on the validation data, which it converts once.
+
+    Arrays and `tf.data.Dataset`s are read and checked at once; other inputs, from which reading alone takes something
+    away, after the first epoch, as in Keras.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if engine.is_compiled and keras_private.overrides(engine.model, "evaluate"):
         return lambda callbacks: engine.model.evaluate(
             x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps, callbacks=callbacks, return_dict=True
         )
-    stream: list[Stream] = []
+    steps = _capped(steps)
 
-    def validate(callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
-        if not stream:
+    @functools.cache
+    def stream() -> Stream:
+        try:
             source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
-            stream.append(Stream(source, _capped(steps), engine.steps_per_execution))
-        return loop.evaluate(engine, stream[0], callbacks, target)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"`validation_data`: {error}") from error
+        return Stream(source, steps, engine.steps_per_execution)
 
-    return validate
+    if isinstance(x, tf.data.Dataset) or keras_private.are_arrays((x, y, sample_weight)):
+        stream()
+    return lambda callbacks: loop.evaluate(engine, stream(), callbacks, target)
 
 
 def _capped(steps: int | None) -> int | None:
@@ -225,12 +262,28 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     _positive("max_traces", given["max_traces"], optional=True)
     _positive("epochs", given["epochs"], least=0)
     _positive("initial_epoch", given["initial_epoch"], least=0)
-    if not 0 <= given["validation_split"] < 1:
-        raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={given['validation_split']}")
+    split = given["validation_split"]
+    if not isinstance(split, (int, float, np.number)):
+        raise TypeError(
+            f"`validation_split` must be a number. Received: validation_split={split!r} of type {type(split).__name__}"
+        )
+    if not 0 <= split < 1:
+        raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={split}")
+    freq = given["validation_freq"]
+    if not isinstance(freq, (int, list)) or (isinstance(freq, int) and freq < 1):
+        raise ValueError(
+            f"`validation_freq` must be an int of at least 1 or a list of epochs. Received: validation_freq={freq!r}"
+        )
+    if not isinstance(given["hooks"], Sequence):
+        raise TypeError(f"`hooks` must be a list of fitcore hooks. Received: hooks={given['hooks']!r}")
     for hook in given["hooks"]:
         if not isinstance(hook, Hook):
             wrong = "Keras callbacks go into `callbacks`. " if isinstance(hook, keras.callbacks.Callback) else ""
             raise TypeError(f"`hooks` must hold fitcore hooks. {wrong}Received: {hook!r} of type {type(hook).__name__}")
+    for callback in keras.tree.flatten(given["callbacks"]):
+        if isinstance(callback, (Hook, type)):
+            wrong = "hooks go into `hooks`" if isinstance(callback, Hook) else "give an instance of this class"
+            raise TypeError(f"`callbacks` must hold Keras callbacks; {wrong}. Received: {callback!r}")
 
 
 def _positive(name: str, value: Any, least: int = 1, optional: bool = False) -> None:

@@ -22,6 +22,7 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise, Probe
 from fitcore.program import Chunk, Program
 from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
 
@@ -88,6 +89,8 @@ class Engine:
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
         self._programs: dict[Any, Program] = {}
+        self._probes: dict[GradientNoise, Probe] = {}
+        self._traced: dict[str, list[str]] = {"train": [], "test": []}
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
@@ -114,6 +117,14 @@ class Engine:
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds)
+
+    def train_on_batch(self, batch: Any) -> dict[str, Any]:
+        """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
+        return self.train_program(self.recorded(None, ())).run_batch(batch)
+
+    def test_on_batch(self, batch: Any) -> dict[str, Any]:
+        """Evaluate one batch at hand. As `train_on_batch`."""
+        return self.test_program().run_batch(batch)
 
     def fit(self, x: Any = None, y: Any = None, **arguments: Any) -> Any:
         """`fitcore.fit` with this engine's parts in place of a compiled model's. Arguments as there."""
@@ -160,23 +171,25 @@ class Engine:
 
     def train_program(self, record: Any = ()) -> Program:
         """The program that trains and records `record`."""
+        if self.parts.optimizer is None and not self.has_own_step:
+            raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
         recorders = self.recorders(record)
         key = ("train", tuple(recorders.items()))
         if key not in self._programs:
-            self._programs[key] = self._program(self._train_step_function(recorders), tuple(recorders))
+            self._programs[key] = self._program("train", self._train_step_function(recorders), tuple(recorders))
         return self._programs[key]
 
     def test_program(self) -> Program:
         """The program that evaluates."""
         if "test" not in self._programs:
             step = self._own_test_step or (lambda batch: test_step(self.parts, batch))
-            self._programs["test"] = self._program(lambda batch, index: (step(batch), {}), ())
+            self._programs["test"] = self._program("test", lambda batch, index: (step(batch), {}), ())
         return self._programs["test"]
 
     @property
     def traces(self) -> int:
         """Programs traced so far, training and evaluation together."""
-        return sum(program.traces for program in self._programs.values())
+        return sum(map(len, self._traced.values()))
 
     @property
     def is_compiled(self) -> bool:
@@ -191,32 +204,36 @@ class Engine:
     def steps_done(self) -> int:
         """Steps the optimizer has made so far (micro-steps, if it accumulates gradients)."""
         optimizer: Any = self.parts.optimizer
-        return int(getattr(optimizer, "iterations", 0)) * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            return keras_private.steps_counted(optimizer)
+        return int(getattr(optimizer, "iterations", 0))
 
     @property
     def has_own_step(self) -> bool:
         """Whether the model's class brought a `train_step` of its own."""
         return self._own_train_step is not None
 
-    def _program(self, step: Any, names: tuple[str, ...]) -> Program:
+    def _program(self, kind: str, step: Any, names: tuple[str, ...]) -> Program:
         return Program(
             step,
             lambda: metric_results(self.parts.metrics()),
             names,
+            self._traced[kind],
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
         )
 
     def _train_step_function(self, recorders: Mapping[str, Recorder | None]) -> Any:
-        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None}
-        from_logs = [name for name in recorders if name not in computed]
+        probes = {name: self.probe(noise) for name, noise in recorders.items() if isinstance(noise, GradientNoise)}
+        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
+        from_logs = [name for name, recorder in recorders.items() if recorder is None]
 
         def step(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
             recorded: dict[str, Any] = {}
             if self._own_train_step is not None:
                 logs = self._own_train_step(batch)
             else:
-                logs, recorded = train_step(self.parts, batch, index, computed)
+                logs, recorded = train_step(self.parts, batch, index, computed, probes)
             if from_logs:
                 values = metric_results(self.parts.metrics()) if logs is None else logs
                 unknown = sorted(set(from_logs) - set(values))
@@ -228,6 +245,10 @@ class Engine:
             return logs, recorded
 
         return step
+
+    def probe(self, noise: GradientNoise) -> Probe:
+        """What measures the gradient noise in the programs that record `noise`."""
+        return self._probes.setdefault(noise, Probe(self.model, noise))
 
     def recorded(self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook]) -> dict[str, Recorder | None]:
         """All that a fit with these arguments records."""
@@ -243,6 +264,8 @@ class Engine:
         """
         named: dict[str, Recorder | None] = {}
         for record in records:
+            if isinstance(record, str):
+                raise TypeError(f"`record` must be a list of names or a mapping from names to recorders. Received: {record!r}")
             named |= record if isinstance(record, Mapping) else {name: RECORDERS.get(name) for name in record}
         hidden = sorted(name for name, recorder in named.items() if recorder is not None)
         if self.has_own_step and hidden:
@@ -287,6 +310,14 @@ def compiled_parts(model: keras.Model) -> Parts:
     with_training = keras_private.takes_training(model)
     tracker = keras_private.loss_tracker(model)
 
+    def loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        try:
+            return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
+        except ValueError as error:
+            if y is None and keras_private.has_loss(model):  # Keras's own words would be "None values not supported."
+                raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
+            raise
+
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
         if own_metrics:
             logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -298,9 +329,7 @@ def compiled_parts(model: keras.Model) -> Parts:
 
     return Parts(
         forward=lambda x, training: model(x, training=training) if with_training else model(x),
-        loss=lambda x, y, y_pred, sample_weight, training: keras_private.compute_loss(
-            model, x, y, y_pred, sample_weight, training
-        ),
+        loss=loss,
         track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
         update_metrics=update_metrics,
         metrics=lambda: model.metrics,

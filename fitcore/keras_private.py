@@ -7,14 +7,17 @@ oldest that TensorFlow 2.20/2.21 are used with here) and 3.15.1.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import AutocastScope
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
@@ -30,6 +33,11 @@ def get_data_adapter(**arguments: Any) -> Any:
     Why: which inputs fit accepts, how they are cast and what is refused is decided here (Keras >= 3.0).
     """
     return data_adapters.get_data_adapter(**arguments)
+
+
+def are_arrays(x: Any) -> bool:
+    """Whether Keras takes this structure for arrays in memory. Why: it knows all kinds of arrays (Keras >= 3.0)."""
+    return bool(array_data_adapter.can_convert_arrays(x))
 
 
 def array_inputs(adapter: Any) -> Any | None:
@@ -85,6 +93,15 @@ def op_determinism() -> bool:
 # --- the trainer --------------------------------------------------------------------------------------------------------
 
 
+# The class that holds Keras's fit. Why: layers can mix it in without being a `keras.Model`, so that patching `keras.Model`
+# would miss them (Keras >= 3.0).
+trainer_class: Any = TensorFlowTrainer
+
+# Keras's own methods, also while they are patched. Why: what a batch's values are in the logs changed with versions.
+train_on_batch = TensorFlowTrainer.train_on_batch
+test_on_batch = TensorFlowTrainer.test_on_batch
+
+
 def is_trainer(model: Any) -> bool:
     """Whether `model` has Keras's fit. Why: layers can mix in `Trainer` without being a `keras.Model` (Keras >= 3.0)."""
     return isinstance(model, Trainer)
@@ -99,8 +116,39 @@ def overrides(model: Any, name: str) -> bool:
         return True
     for cls in type(model).__mro__:
         if name in vars(cls):
-            return not cls.__module__.startswith("keras.src.")
+            return cls not in (Trainer, TensorFlowTrainer)
     return False
+
+
+@contextlib.contextmanager
+def step_function(model: Any, name: str, step: Callable[[Any], Any]) -> Iterator[None]:
+    """Let Keras's own methods run `step` on a batch, (x, y, sample_weight) -> logs, as its `name` ("train_function", ...).
+
+    Why: Keras keeps its compiled step in these attributes and makes none while one is there (Keras >= 3.0).
+    """
+    kept = vars(model).get(name)
+    vars(model)[name] = lambda batches: step(next(batches))
+    try:
+        yield
+    finally:
+        vars(model)[name] = kept
+
+
+def has_own_function(model: Any, name: str) -> bool:
+    """Whether somebody put a function of their own in place of Keras's compiled step `name` ("train_function", ...).
+
+    Why: Keras keeps its compiled step in these attributes and runs whatever is there (Keras >= 3.0).
+    """
+    function = getattr(model, name)
+    return function is not None and function.__module__ != TensorFlowTrainer.__module__
+
+
+def is_distributed(model: Any) -> bool:
+    """Whether Keras runs the model's steps by a tf.distribute strategy: the one it was made under, or the current one.
+
+    Why: the public `distribute_strategy` is never None, and TensorFlow's default one can't be told from others (Keras >= 3.0).
+    """
+    return model._distribute_strategy is not None or tf.distribute.has_strategy()
 
 
 def assert_compiled(model: Any, method: str) -> None:
@@ -134,6 +182,14 @@ def loss_tracker(model: Any) -> keras.metrics.Mean:
 def compile_metrics(model: Any) -> keras.metrics.Metric | None:
     """The compiled metrics as one metric, None without any. Why: `compute_metrics` updates this object (Keras >= 3.0)."""
     return model._compile_metrics
+
+
+def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many steps the optimizer has made, micro-steps if it accumulates gradients.
+
+    Why: `iterations` is divided by the number of accumulated steps, its rest lost; `_iterations` is not (Keras >= 3.2).
+    """
+    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
 
 
 def initial_epoch(model: Any, requested: int) -> int:

@@ -104,7 +104,7 @@ def train(
         for i, hook in enumerate(run.hooks):
             if hook.when.epochs:
                 _carry_out(run, hook, hook.after_epoch(run.view(i, shown)))
-        if run.stopping:
+        if run.wants_to_stop():
             break
 
     if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
@@ -143,7 +143,7 @@ def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
             _after_steps(run, chunk.steps, logs)
         if whole:
             ran = 0
-        if run.stopping:
+        if run.wants_to_stop():
             if watching and not whole:
                 callbacks.on_train_batch_end(begin_step + ran - 1, logs)
             return logs

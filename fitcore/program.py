@@ -1,7 +1,7 @@
 """The inner loop: many steps in one compiled call.
 
-    call(feed, first batch, step index, how many, deadline):
-        while steps are left, data are left and the deadline has not passed:
+    call(feed, first batch, step index, how many, seconds):
+        while steps are left, data are left and the seconds have not passed:
             batch = the source's next one
             step(batch)                     # fitcore/step.py
             curve[i] = its recorded scalars
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.data.sources import Source
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
-# (batch, step index) -> (logs or None, recorded scalars by name)
+# (batch, step index) -> (logs or None, what is recorded by name: scalars or vectors)
 StepFunction = Callable[[Any, tf.Tensor], tuple[Any, dict[str, Any]]]
 
 
@@ -42,7 +43,7 @@ class Chunk:
       steps: how many steps ran.
       ended: whether the data ended before the steps asked for had run.
       logs: the logs after the last step, tensors by name; empty if no step ran.
-      records: recorded scalars by name, float64 arrays of shape [steps].
+      records: what was recorded by name, float64 arrays: [steps] of scalars, [steps, length] of vectors.
     """
 
     steps: int
@@ -57,7 +58,8 @@ class Program:
     Args:
       step: the step, traced. Its logs may be None: then `results` gives the logs, once per call instead of per step.
       results: () -> logs, traced after the loop.
-      names: () -> names of the scalars the step records, in the order of the curve's columns.
+      names: () -> names of what the step records, in the order of the curve's columns.
+      traced: where to note each program traced; may be shared, so that a limit holds for several Programs together.
       jit_compile: compile the step with XLA, as Keras does with its own.
       run_eagerly: run the step op by op in Python.
     """
@@ -67,21 +69,25 @@ class Program:
         step: StepFunction,
         results: Callable[[], dict[str, Any]],
         names: tuple[str, ...] = (),
+        traced: list[str] | None = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
         self.names = names
-        self.traces = 0
+        self.traced: list[str] = [] if traced is None else traced
         self.max_traces: int | None = None
+        self._pace = 0.0  # steps per second of the last call
         self._results = results
+        self._compiled_results = tf.function(results, autograph=False)
         self._eager_step = step
         self._run_eagerly = run_eagerly
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._past_end: dict[Any, Callable[..., Any]] = {}
+        self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
         def flat_step(batch: Any, index: tf.Tensor) -> tuple[Any, tf.Tensor]:
             logs, recorded = step(batch, index)
-            return {} if logs is None else logs, _row(recorded, names)
+            return {} if logs is None else logs, self._row(recorded)
 
         # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
         self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
@@ -94,23 +100,39 @@ class Program:
           first: index of the first batch in that pass.
           index: index of the first step in the run.
           steps: how many; None: as many as the data hold.
-          seconds: checked before each step but the first.
+          seconds: checked before each step but the first. Under op determinism, which allows no clock in the loop, as many
+            steps run as fit in at the last call's pace.
         """
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return self._run_eager_steps(source, feed, first, index, steps, seconds)
-        call = self._compiled.get(source.key)
+        call = self._compiled.get(self._key(source))
         if call is None:
-            call = self._compiled[source.key] = self._trace(source)
-        deadline = tf.timestamp() + seconds
-        ran, ended, logs, curve = call(feed, _int64(first), _int64(index), _int64(steps), deadline)
+            call = self._compiled[self._key(source)] = self._trace(source)
+        if keras_private.op_determinism():
+            steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
+        started = time.perf_counter()
+        limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
+        ran, ended, logs, curve = call(feed, *limits)
         count = int(ran)
-        columns = curve.numpy()[:count].T if self.names else ()
-        return Chunk(count, bool(ended), logs if count else {}, dict(zip(self.names, columns)))
+        self._pace = count / (time.perf_counter() - started)
+        return Chunk(count, bool(ended), logs if count else {}, self._columns(curve.numpy()[:count]))
+
+    def run_batch(self, batch: Any) -> dict[str, Any]:
+        """Run one step, of index 0, on a batch at hand; returns its logs. As in Keras, its shapes are traced as they are."""
+        if self._run_eagerly or tf.config.functions_run_eagerly():
+            return self._eager_step(batch, _int64(0))[0] or self._results()
+        logs: dict[str, Any] = self._step(batch, _int64(0))[0]
+        return logs or self._compiled_results()
 
     def is_traced(self, source: Source) -> bool:
         """Whether `run` on this source would find its program ready."""
-        return source.key in self._compiled
+        return self._key(source) in self._compiled
+
+    @staticmethod
+    def _key(source: Source) -> Any:
+        """Op determinism is part of it: TensorFlow then refuses the clock in the loop, and the host bounds the steps."""
+        return (source.key, "without a clock") if keras_private.op_determinism() else source.key
 
     def start_without_batch(self, source: Source, feed: Any, index: int) -> None:
         """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
@@ -130,25 +152,31 @@ class Program:
             call(feed, _int64(index))
 
     def _trace(self, source: Source) -> Callable[..., Any]:
-        if self.max_traces is not None and self.traces >= self.max_traces:
-            known = "\n  ".join(repr(key) for key in self._compiled) or "none"
+        what = f"on {self._key(source)!r}, recording {', '.join(self.names) or 'nothing'}"
+        if self.max_traces is not None and len(self.traced) >= self.max_traces:
+            known = "".join(f"\n  {program}" for program in self.traced)
             raise RetraceError(
-                f"A {self.traces + 1}. program would be traced, but max_traces={self.max_traces}.\n"
-                f"Traced so far:\n  {known}\nThe new input is:\n  {source.key!r}"
+                f"One more program would be traced than `max_traces` allows. Received: max_traces={self.max_traces}.\n"
+                f"Traced so far:{known or ' none'}\nThis one:\n  {what}"
             )
-        self.traces += 1
+        self.traced.append(what)
         feed_spec, batch_spec = source.specs()
+        has_clock = not keras_private.op_determinism()
 
-        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, deadline: tf.Tensor) -> Any:
+        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor) -> Any:
+            # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
+            deadline = tf.timestamp() + seconds if has_clock else None
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64))
             log_specs = traced.structured_outputs[0]
             no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
-            no_row = tf.zeros([len(self.names)], tf.float64)
-            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=[len(self.names)])
+            no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
+            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
 
             def more(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
-                in_time = tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline)
-                return tf.logical_and(tf.logical_and(i < steps, tf.logical_not(ended)), in_time)
+                wanted = tf.logical_and(i < steps, tf.logical_not(ended))
+                if deadline is None:
+                    return wanted
+                return tf.logical_and(wanted, tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline))
 
             def body(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> Any:
                 exists, get = source.next_batch(feed, first + i)
@@ -181,15 +209,27 @@ class Program:
                 ended = True
                 break
             logs, recorded = self._eager_step(get(), _int64(index + len(rows)))
-            rows.append(_row(recorded, self.names).numpy())
-        columns = np.asarray(rows, np.float64).reshape(len(rows), len(self.names)).T
-        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, dict(zip(self.names, columns)))
+            rows.append(self._row(recorded).numpy())
+        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, self._columns(np.asarray(rows, np.float64)))
 
+    def _row(self, recorded: Mapping[str, Any]) -> tf.Tensor:
+        """All that a step recorded, side by side."""
+        if not self.names:
+            return tf.zeros([0], tf.float64)
+        values = [tf.cast(tf.convert_to_tensor(recorded[name]), tf.float64) for name in self.names]
+        self._lengths = {name: value.shape.num_elements() for name, value in zip(self.names, values)}
+        if all(length == 1 for length in self._lengths.values()):
+            return tf.stack([tf.reshape(value, []) for value in values])
+        return tf.concat([tf.reshape(value, [-1]) for value in values], axis=0)
 
-def _row(recorded: Mapping[str, Any], names: tuple[str, ...]) -> tf.Tensor:
-    if not names:
-        return tf.zeros([0], tf.float64)
-    return tf.stack([tf.reshape(tf.cast(recorded[name], tf.float64), []) for name in names])
+    def _columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What was recorded in each of these steps, by name."""
+        columns, start = {}, 0
+        for name in self.names:
+            end = start + self._lengths.get(name, 1)
+            columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
+            start = end
+        return columns
 
 
 def _int64(value: int) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -91,10 +92,11 @@ class Run:
         self.seen = [0] * len(self.hooks)
         self.traces_before = self.engine.traces
 
-    @property
-    def stopping(self) -> bool:
-        """Whether a hook or a Keras callback wants training to end."""
-        return self.stop is not None or bool(self.target.stop_training)
+    def wants_to_stop(self) -> bool:
+        """Whether a hook or a Keras callback wants training to end; notes it if it was a callback."""
+        if self.stop is None and self.target.stop_training:
+            self.stop = StopReason("callbacks", self.step, self.epoch, "a Keras callback set `stop_training`")
+        return self.stop is not None
 
     def note(self, steps: int, records: Mapping[str, np.ndarray]) -> None:
         """Take up what a compiled call brought back."""
@@ -166,5 +168,9 @@ class Run:
             "traces": self.engine.traces - self.traces_before,
             "seconds": time.monotonic() - self.started,
         }
-        for i, hook in enumerate(self.hooks):
-            hook.end(self.view(i, {}))
+        with contextlib.ExitStack() as ends:  # last in, first out; one that fails doesn't keep the others from ending
+            for i in reversed(range(len(self.hooks))):
+                ends.callback(self._end_hook, i)
+
+    def _end_hook(self, i: int) -> None:
+        self.hooks[i].end(self.view(i, {}))

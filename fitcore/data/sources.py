@@ -148,6 +148,8 @@ def make_source(
     Raises:
       ValueError: as Keras does, and for data without a single row.
     """
+    if x is None:
+        raise ValueError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
     own_order = shuffle if isinstance(shuffle, Reshuffle) else None
     adapter = keras_private.get_data_adapter(
         x=x,

@@ -76,38 +76,33 @@ class Probe:
         self.how = {getattr(w.variable, "path", w.variable.name): w.how for w in self._weights}
         return list({id(tap): tap for weight in self._weights for source in weight.sources for tap in source.taps}.values())
 
-    def measure(
-        self,
-        step: tf.Tensor,
-        batch: Any,
-        gradients: Sequence[Any],
-        taps: Sequence[Any],
-        deltas: Sequence[Any],
-        scale: tf.Tensor | None,
-        loss_of: Callable[[Any], tf.Tensor],
-        plain_state: Sequence[Any] = (),
-    ) -> tf.Tensor:
+    def measure(self, seen: Any, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Any) -> tf.Tensor:
         """The row of this step, float64; zeros where `every` leaves the step out. To be called before the update.
 
         Args:
-          step: index of the step.
-          batch: (x, y, sample_weight).
-          gradients: of the objective, one per variable, as the optimizer gets them.
+          seen: the step's `fitcore.Observation`.
           taps: what `taps` returned; `deltas`: the gradients there.
-          scale: the loss scale in both; None: none.
-          loss_of: (x, y, sample_weight) -> loss, for the split estimator.
-          plain_state: `tf.Variable`s to be put back after passes of the split estimator.
+          scaled: whether the optimizer's loss scale is in all gradients.
+          parts: the step's `Parts`, of which the split estimator makes passes of its own.
         """
+        batch = (seen.x, seen.y, seen.sample_weight)
         by_tap = {id(tap): delta for tap, delta in zip(taps, deltas)}
+        scale = seen.optimizer.scale_loss(tf.ones([], tf.float32)) if scaled else None
+        known = {id(variable) for variable in seen.variables}
+        state = [v for v in getattr(self.model, "variables", ()) if isinstance(v, tf.Variable) and id(v) not in known]
+
+        def loss_of(part: Any) -> tf.Tensor:
+            x, y, sample_weight = part
+            return parts.loss(x, y, parts.forward(x, True), sample_weight, True)
 
         def row() -> tf.Tensor:
-            return self._row(batch, gradients, by_tap, scale, loss_of, plain_state)
+            return self._row(batch, seen.gradients, by_tap, scale, loss_of, state)
 
         if self.config.every == 1:
             return row()
-        width = self._width(gradients, by_tap)
+        width = self._width(seen.gradients, by_tap)
         skipped = lambda: tf.zeros([width], tf.float64)  # noqa: E731
-        return tf.cond(tf.equal(step % self.config.every, 0), row, skipped)
+        return tf.cond(tf.equal(seen.step % self.config.every, 0), row, skipped)
 
     # --- one row ----------------------------------------------------------------------------------------------------------
 

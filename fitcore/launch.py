@@ -1,0 +1,248 @@
+"""Launches an experiment by absl flags, and gives each run a directory of its own.
+
+    def main(run: launch.RunDirectory) -> dict | None:      # an experiment module
+        keras.utils.set_random_seed(run.seed)
+        history = fitcore.fit(
+            model, x, y, verbose=run.verbose, callbacks=[run.history("mlp")], hooks=[fitcore.TensorBoard(run.path / "mlp")]
+        )
+        return {"weights_sha256": launch.weights_sha256(model)}
+
+    if __name__ == "__main__":
+        launch.run(main)
+
+    python -m experiments.NAME --epochs=5                   # flags: the experiment's own and those below; --help lists them
+
+A run's directory, runs/NAME/<date and time> unless --logdir says otherwise, holds
+    flags.txt         every flag's value, a flagfile: python -m experiments.NAME --flagfile=<it> does the same run again
+    environment.json  versions, devices, seed, determinism, command line, git commit
+    history.json      by name of the fit: its History and its curves per step; after a stop, an error and Ctrl-C too
+    result.json       what `main` returned; only if it did
+and whatever the experiment writes there, such as TensorBoard's events.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+_LOGDIR = flags.DEFINE_string(
+    "logdir", None, "Folder the run is written into; it must not hold a run yet. Default: runs/<experiment>/<date and time>."
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of Python's, NumPy's and TensorFlow's random numbers.", lower_bound=0, upper_bound=2**32 - 1
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", True, "TensorFlow's op determinism: the same flags give the same bits on a GPU too, at some cost there."
+)
+_VERBOSE = flags.DEFINE_enum(
+    "verbose",
+    "auto",
+    ["auto", "0", "1", "2"],
+    "As in fit: 0 silent, 1 a progress bar, 2 a line per epoch, auto a bar on a terminal and nothing in a pipe.",
+)
+_COMMON = (_LOGDIR, _SEED, _DETERMINISTIC, _VERBOSE)
+_NOT_IN_FLAGFILE = ("logdir", "flagfile")  # a relaunch gets a directory of its own
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it: 128 + SIGINT
+
+
+@dataclass
+class RunDirectory:
+    """What an experiment's `main` is given.
+
+    Attributes:
+      path: the run's folder; it exists.
+      seed: --seed. The global seed is set to it; set it again (`keras.utils.set_random_seed`) before each model that is
+        to start alike.
+      verbose: --verbose, for `fit` and `evaluate`; "auto" is decided: 1 on a terminal, else 0. (Keras's own shows a bar in a
+        pipe too.)
+    """
+
+    path: Path
+    seed: int = 0
+    verbose: int = 0
+    _histories: dict[str, keras.callbacks.History] = field(default_factory=dict)
+
+    def history(self, name: str) -> keras.callbacks.History:
+        """A fresh History for one fit, to be put into its `callbacks`: the fit fills it, and history.json gets it.
+
+        Works with `fitcore.fit` and `model.fit` alike.
+
+        Raises:
+          ValueError: if `name` was given before.
+        """
+        if name in self._histories:
+            raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
+        self._histories[name] = keras.callbacks.History()
+        return self._histories[name]
+
+    def write_histories(self) -> None:
+        """Write history.json with what the fits have left so far."""
+        found = {
+            name: {
+                "epoch": getattr(history, "epoch", []),
+                "history": history.history,
+                "first_step": getattr(history, "first_step", 0),
+                "steps": getattr(history, "steps", {}),
+            }
+            for name, history in self._histories.items()
+        }
+        _write_json(self.path / "history.json", found)
+
+
+def run(main: Callable[[RunDirectory], Mapping[str, Any] | None]) -> NoReturn:
+    """Parse the flags, run `main` in a new run directory, and exit.
+
+    The exit status is 0; 1 for a wrong flag, an unwritable directory, an error, or a result whose "passed" is false (for
+    experiments that check something); 130 after Ctrl-C.
+
+    Args:
+      main: the experiment. What it returns is written to result.json.
+    """
+    for holder in _COMMON:  # so that --help lists them with the experiment's own
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[holder.name])
+    app.run(functools.partial(_launch, main))
+    raise AssertionError("app.run doesn't return")
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """SHA-256 over the bytes of all of the model's weights, in their order: equal for runs that ended in the same bits."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = np.asarray(weight)
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], arguments: list[str]) -> int:
+    if len(arguments) > 1:
+        sys.exit(f"Unknown argument {arguments[1]!r}: everything is set by flags, --name=value. --help lists them.")
+    directory = _new_directory(_LOGDIR.value)
+    verbose = int(sys.stdout.isatty()) if _VERBOSE.value == "auto" else int(_VERBOSE.value)
+    run = RunDirectory(directory, _SEED.value, verbose)
+    keras.utils.set_random_seed(run.seed)
+    if _DETERMINISTIC.value:
+        tf.config.experimental.enable_op_determinism()
+    _write_json(directory / "environment.json", _environment())
+    try:
+        result = main(run)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was recorded so far is in {directory}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        run.write_histories()
+    _write_json(directory / "result.json", {} if result is None else result)
+    print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
+    print(f"The same run again: {_command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}")
+    return 0 if result is None or result.get("passed", True) else 1
+
+
+def _new_directory(named: str | None) -> Path:
+    """Create the run's directory and put its flags there; exits with a line that names --logdir where that can't be done."""
+    start = Path("runs", _experiment().rpartition(".")[2], time.strftime("%Y-%m-%d_%H-%M-%S"))
+    directory = start if named is None else Path(named)
+    try:
+        if named is None:
+            for count in itertools.count(2):
+                try:
+                    directory.mkdir(parents=True)
+                    break
+                except FileExistsError:  # another run of this second
+                    directory = start.with_name(f"{start.name}_{count}")
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+        with open(directory / "flags.txt", "x") as file:  # x: fails where there is one
+            file.write(_flagfile())
+    except FileExistsError:
+        what = "holds a run already" if directory.is_dir() else "is a file"
+        sys.exit(f"--logdir={directory}: this {what}, and nothing is overwritten. Name another folder.")
+    except OSError as error:
+        sys.exit(f"--logdir={directory}: a run can't be written there: {error.strerror}. Name another folder.")
+    return directory
+
+
+def _flagfile() -> str:
+    """The experiment's own flags, launch's, and any other that was given, with their values.
+
+    Not absl's `flags_into_string`: that has the flags of everything imported too, which another version may not know.
+    """
+    known = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    given = {name: flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS[name].present}
+    chosen = {name: flag for name, flag in sorted((known | given).items()) if name not in _NOT_IN_FLAGFILE}
+    lines = [flag.serialize() for flag in chosen.values() if flag.value is not None]
+    return "\n".join([f"# {_command()} --flagfile=<this file>", *lines, ""])
+
+
+def _environment() -> dict[str, Any]:
+    devices = [(device, tf.config.experimental.get_device_details(device)) for device in tf.config.list_physical_devices()]
+    return {
+        "experiment": _experiment(),
+        "command": shlex.join(sys.orig_argv),
+        "git_commit": _git_commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": _SEED.value,
+        "deterministic": _DETERMINISTIC.value,
+        "versions": {
+            "python": platform.python_version(),
+            "fitcore": _version("fitcore"),
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "devices": [f"{device.name} {details.get('device_name', '')}".strip() for device, details in devices],
+    }
+
+
+def _experiment() -> str:
+    """The experiment's module name as `python -m` takes it, or its script's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _command() -> str:
+    is_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
+    return f"python -m {_experiment()}" if is_module else f"python {shlex.quote(sys.argv[0])}"
+
+
+def _git_commit() -> str | None:
+    """The working directory's commit, "-dirty" after it if files were changed; None where there is none."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    def plain(value: Any) -> Any:
+        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+    path.write_text(json.dumps(value, indent=1, default=plain) + "\n")

@@ -1,0 +1,35 @@
+"""`train_on_batch` and `test_on_batch`: one step of an engine's compiled program on a batch given by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from fitcore import keras_private
+from fitcore.api import check_model
+from fitcore.engine import Engine
+
+
+def train_on_batch(model: keras.Model, x: Any, y: Any = None, **arguments: Any) -> Any:
+    """Train on one batch: `model.train_on_batch`, bit for bit, arguments and result as there.
+
+    Keras's own method prepares the batch and returns the logs, so they mean what they mean in the installed version: the
+    batch's own values since Keras 3.15, running means before. Only the step is fitcore's: the one that `fitcore.fit` runs,
+    so that a model trained by both is traced once. It is no faster than Keras's: a call per step is what it costs.
+
+    Raises:
+      ValueError, TypeError: as Keras, and as `fitcore.fit` for models that can't be trained.
+    """
+    check_model(model, "train_on_batch")
+    engine = Engine.of_compiled(model)
+    with keras_private.step_function(model, "train_function", engine.train_on_batch):
+        return keras_private.train_on_batch(model, x, y, **arguments)
+
+
+def test_on_batch(model: keras.Model, x: Any, y: Any = None, **arguments: Any) -> Any:  # noqa: PT028
+    """Evaluate one batch: `model.test_on_batch`, bit for bit. See `train_on_batch`."""
+    check_model(model, "test_on_batch")
+    engine = Engine.of_compiled(model)
+    with keras_private.step_function(model, "test_function", engine.test_on_batch):
+        return keras_private.test_on_batch(model, x, y, **arguments)

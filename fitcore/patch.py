@@ -1,0 +1,128 @@
+"""Keras's own methods, routed through fitcore: for scripts and libraries that call them deep inside.
+
+    fitcore.patch_keras()          # from here on every model.fit, evaluate, train_on_batch, test_on_batch is fitcore's
+    with fitcore.patch_keras() as patch: ...
+    patch.calls, patch.fallbacks   # what went through fitcore, what did not and why
+
+What fitcore can't run is run by Keras, with a warning that says why, and counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import keras
+
+from fitcore import api, keras_private, on_batch
+from fitcore.hooks import Hook
+
+Hooks = Callable[[keras.Model], Sequence[Hook]]
+
+_ROUTES: dict[str, Callable[..., Any]] = {
+    "fit": api.fit,
+    "evaluate": api.evaluate,
+    "train_on_batch": on_batch.train_on_batch,
+    "test_on_batch": on_batch.test_on_batch,
+}
+
+
+class Patch:
+    """The patch that is on, and what it has counted. As a context manager it takes itself off again.
+
+    Attributes:
+      calls: by method: how many calls fitcore ran.
+      fallbacks: by (method, reason): how many calls Keras ran itself.
+      steps: optimizer steps that fitcore's fits made.
+      seconds: the time they took.
+    """
+
+    def __init__(self, hooks: Hooks | None) -> None:
+        self.calls: Counter[str] = Counter()
+        self.fallbacks: Counter[tuple[str, str]] = Counter()
+        self.steps = 0
+        self.seconds = 0.0
+        self._hooks = hooks
+        self.holders = 0  # calls of `patch_keras` that no leaving of a `with` has undone
+        self.originals = {method: vars(keras_private.trainer_class)[method] for method in _ROUTES}
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.holders -= 1
+        if self.holders == 0 and self is _active:
+            unpatch_keras()
+
+    def call(self, method: str, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run `model.<method>(*args, **kwargs)` by fitcore, or by Keras if fitcore can't."""
+        original = self.originals[method]
+        arguments = inspect.signature(original).bind(model, *args, **kwargs).arguments
+        if "kwargs" in arguments:  # Keras's fit evaluates with a private argument; any other is an error that Keras raises
+            return original(model, *args, **kwargs)
+        reason = api.why_not(model, method)
+        if reason is not None:
+            self._note_fallback(method, model, reason)
+            return original(model, *args, **kwargs)
+        del arguments["self"]
+        self.calls[method] += 1
+        if method != "fit":
+            return _ROUTES[method](model, **arguments)
+        history = api.fit(model, **arguments, hooks=self._hooks(model) if self._hooks else ())
+        self.steps += history.account["steps"]
+        self.seconds += history.account["seconds"]
+        return history
+
+    def _note_fallback(self, method: str, model: Any, reason: str) -> None:
+        if reason not in {known for _, known in self.fallbacks}:
+            warnings.warn(f"Keras runs `{type(model).__name__}.{method}` itself, not fitcore: {reason}", stacklevel=4)
+        self.fallbacks[method, reason] += 1
+
+
+_active: Patch | None = None
+
+
+def patch_keras(hooks: Hooks | None = None) -> Patch:
+    """Route `fit`, `evaluate`, `train_on_batch` and `test_on_batch` of every Keras model through fitcore.
+
+    A class that overrides one of them is reached where it calls `super()`. Patching again changes nothing and returns the
+    patch that is on; the end of a `with` takes the patch off unless something around it had put it on before.
+
+    Args:
+      hooks: called with the model before each fit; returns fitcore hooks for it.
+
+    Raises:
+      ValueError: if the patch is on already and `hooks` are given.
+    """
+    global _active
+    if _active is None:
+        patch = Patch(hooks)
+        for method, original in patch.originals.items():
+            setattr(keras_private.trainer_class, method, _routed(patch, method, original))
+        _active = patch
+    elif hooks is not None:
+        raise ValueError("`hooks` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first.")
+    _active.holders += 1
+    return _active
+
+
+def unpatch_keras() -> None:
+    """Give Keras its own methods back. Does nothing if they are there."""
+    global _active
+    if _active is not None:
+        for method, original in _active.originals.items():
+            setattr(keras_private.trainer_class, method, original)
+        _active = None
+
+
+def _routed(patch: Patch, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return patch.call(method, self, *args, **kwargs)
+
+    return call

@@ -1,0 +1,187 @@
+"""Keras's own tests as the jury: what they say of Keras, and what they say of Keras patched by fitcore.
+
+    python -m tests.keras_suite          # the trainer's and the callbacks' tests
+    python -m tests.keras_suite --all    # also those of models, optimizers, distillation and data adapters
+
+Each group of test files runs twice, each time in a process of its own: as it is, and with `fitcore.patch_keras()` on. Every
+test that passes unpatched must pass patched. Tests that fail or are skipped unpatched (some need packages that are not
+there) don't count, but are shown. Ends with status 1 if a test regressed, 2 if a test file could not be read.
+
+The module is also the pytest plugin that patches Keras and notes outcomes and counts in the two processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GROUPS = {
+    "trainer": ["trainers/trainer_test.py"],
+    "callbacks": ["callbacks/*_test.py"],
+    "models": ["models/*_test.py"],
+    "optimizers": ["optimizers/*_test.py"],
+    "distillation": ["distillation/*_test.py"],
+    "data adapters": ["trainers/data_adapters/*_test.py"],
+}
+ALWAYS = ["trainer", "callbacks"]
+
+
+def test_folder() -> Path | None:
+    """The folder of the installed Keras that holds its tests; None if its wheel came without (before 3.13 or so)."""
+    spec = importlib.util.find_spec("keras")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "src"
+    return folder if (folder / "trainers/trainer_test.py").exists() else None
+
+
+# --- the jury -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Verdict:
+    """What the two runs of a group of test files say.
+
+    Attributes:
+      unpatched, patched: outcome ("passed", "failed", "skipped") by test.
+      calls: by method: how many calls fitcore ran.
+      fallbacks: by "method: reason": the tests in which Keras ran a call itself, one entry per call.
+    """
+
+    unpatched: dict[str, str]
+    patched: dict[str, str]
+    calls: dict[str, int]
+    fallbacks: dict[str, list[str]]
+
+    @property
+    def regressions(self) -> list[str]:
+        """Tests that pass unpatched and don't patched."""
+        return [test for test, outcome in self.unpatched.items() if outcome == "passed" != self.patched.get(test)]
+
+    @property
+    def unread(self) -> list[str]:
+        """Test files that could not be read."""
+        return [test for test, outcome in self.unpatched.items() if outcome == "unread"]
+
+    def report(self) -> str:
+        """The account, in lines."""
+        count = Counter(self.unpatched.values())
+        both = sum(outcome == "passed" == self.patched.get(test) for test, outcome in self.unpatched.items())
+        ran = ", ".join(f"{number} {method}" for method, number in sorted(self.calls.items()))
+        lines = [
+            f"{len(self.unpatched)} tests; unpatched {count['passed']} passed, {count['failed']} failed, {count['skipped']} "
+            f"skipped; of those passed, {both} pass patched; {len(self.regressions)} regressions",
+            f"calls through fitcore: {ran or 'none'}; run by Keras: {sum(map(len, self.fallbacks.values()))}",
+        ]
+        for reason, tests in self.fallbacks.items():
+            lines += [f"  {len(tests)} x {reason}", *(f"      in {test}" for test in sorted(set(tests)))]
+        lines += [f"  could not be read: {test}" for test in self.unread]
+        lines += [f"  REGRESSION: {test}" for test in self.regressions]
+        return "\n".join(lines)
+
+
+def judge(files: Sequence[Path]) -> Verdict:
+    """Run the tests in `files` unpatched and patched, side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = [Path(folder, name) for name in ("unpatched", "patched")]
+        runs = [_start(files, path, patched=path.name == "patched") for path in outcomes]
+        for run in runs:
+            run.wait()
+        unpatched, patched = (json.loads(path.read_text()) for path in outcomes)
+    return Verdict(unpatched["outcomes"], patched["outcomes"], patched["calls"], patched["fallbacks"])
+
+
+def _start(files: Sequence[Path], notes: Path, patched: bool) -> subprocess.Popen[bytes]:
+    here = Path(__file__).parent
+    home = notes.with_suffix(".home")  # away from the project, whose pytest settings are not Keras's
+    home.mkdir()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "keras_suite", f"--notes={notes}"]
+    command += [f"--rootdir={home}", "--continue-on-collection-errors", *(["--patched"] if patched else [])]
+    path = os.pathsep.join(filter(None, [str(here), str(here.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    log = notes.with_suffix(".log").open("wb")
+    return subprocess.Popen([*command, *map(str, files)], cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.keras_suite", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--all", action="store_true", help="every group, not only the trainer's and the callbacks' tests")
+    parser.add_argument("--group", action="append", choices=GROUPS, help="only this group; may be given again")
+    options = parser.parse_args(arguments)
+    folder = test_folder()
+    if folder is None:
+        print("The installed Keras came without its tests (its wheels hold them since 3.13 or so).")
+        return 2
+    status = 0
+    for group in options.group or (GROUPS if options.all else ALWAYS):
+        started = time.monotonic()
+        verdict = judge([file for pattern in GROUPS[group] for file in sorted(folder.glob(pattern))])
+        print(f"== {group} ({time.monotonic() - started:.0f} s)\n{verdict.report()}", flush=True)
+        status = max(status, 1 if verdict.regressions else 2 if verdict.unread else 0)
+    return status
+
+
+# --- the plugin ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Notes:
+    """What a run of pytest notes down."""
+
+    path: Path
+    patch: Any  # fitcore.Patch, None in the unpatched run
+    outcomes: dict[str, str] = field(default_factory=dict)
+    fallbacks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.outcomes[report.nodeid] = "unread"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        before = self.patch.fallbacks.copy() if self.patch else Counter()
+        result = yield
+        if self.patch:
+            for (method, reason), number in (self.patch.fallbacks - before).items():
+                self.fallbacks[f"{method}: {reason}"] += [item.nodeid] * number
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worst = self.outcomes.get(report.nodeid, "passed")
+        self.outcomes[report.nodeid] = report.outcome if worst == "passed" else worst
+
+    def pytest_sessionfinish(self) -> None:
+        calls = self.patch.calls if self.patch else {}
+        self.path.write_text(json.dumps({"outcomes": self.outcomes, "calls": calls, "fallbacks": self.fallbacks}))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--notes", type=Path)
+    parser.addoption("--patched", action="store_true")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires_trainable_backend: Keras's own, true of TensorFlow")
+    patch = None
+    if config.getoption("--patched"):
+        import fitcore
+
+        patch = fitcore.patch_keras()
+    config.pluginmanager.register(Notes(config.getoption("--notes"), patch))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Launching experiments: flags, the run's directory, Ctrl-C; and the digits experiment in small."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+from models import linear
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import fitcore
+from experiments import digits
+from fitcore import launch
+
+app.define_help_flags()  # here, because flagsaver would take away what is defined under it
+
+LINE = '''
+"""Fits a line, twice."""
+import os, signal
+import keras, numpy as np
+from absl import flags
+import fitcore
+from fitcore import launch
+
+EPOCHS = flags.DEFINE_integer("epochs", 2, "Passes over the points.", lower_bound=1)
+NOTE = flags.DEFINE_string("note", None, "Words.")
+INTERRUPT_AT = flags.DEFINE_integer("interrupt_at", None, "Press Ctrl-C after this many steps of the second fit.")
+
+
+class CtrlC(fitcore.Hook):
+    when = fitcore.EVERY_STEP
+
+    def after_steps(self, view):
+        if view.step == INTERRUPT_AT.value:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def main(run):
+    print("training", flush=True)
+    x = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
+    for name, hooks in (("one", []), ("two", [CtrlC()])):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        fitcore.fit(
+            model, x, x[:, :1], batch_size=3, epochs=EPOCHS.value, verbose=run.verbose,
+            callbacks=[run.history(name)], hooks=[fitcore.TensorBoard(run.path / name), *hooks],
+        )
+    return {"weights_sha256": launch.weights_sha256(model)}
+
+
+if __name__ == "__main__":
+    launch.run(main)
+'''
+
+
+@pytest.fixture
+def line(tmp_path):
+    """Runs the experiment above as a process of its own, in tmp_path."""
+    (tmp_path / "line.py").write_text(LINE)
+
+    def start(*arguments):
+        return subprocess.run(
+            [sys.executable, "line.py", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+
+    return start
+
+
+@pytest.fixture
+def launched(monkeypatch, capsys):
+    """Launches `main` by flags in this process; returns (exit status, output, error output)."""
+
+    def start(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["line", *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit:
+            launch.run(main)
+        out, err = capsys.readouterr()
+        if isinstance(exit.value.code, str):  # Python prints it, and exits with 1
+            return 1, out, err + exit.value.code
+        return exit.value.code or 0, out, err
+
+    return start
+
+
+def never(run):
+    raise AssertionError("must not have been started")
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def steps_in(folder, tag):
+    return [event.step for event in EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tensors(tag)]
+
+
+@pytest.mark.slow
+def test_a_runs_flagfile_launches_the_same_run(line, tmp_path):
+    first = line("--epochs=3", "--seed=7", "--logdir=first", "--note=two words, 'quoted'")
+    assert first.returncode == 0, first.stderr
+    again = line("--flagfile=first/flags.txt")
+    assert again.returncode == 0, again.stderr
+    first_path, (again_path,) = tmp_path / "first", (tmp_path / "runs" / "line").iterdir()
+
+    assert load(first_path / "result.json") == load(again_path / "result.json")
+    histories = load(first_path / "history.json")
+    assert histories == load(again_path / "history.json")
+    assert [len(histories[name]["history"]["loss"]) for name in ("one", "two")] == [3, 3]
+    assert [len(histories[name]["steps"]["step/loss"]) for name in ("one", "two")] == [12, 12]
+    assert histories["one"]["history"] != histories["two"]["history"]
+    assert (first_path / "flags.txt").read_text() == (again_path / "flags.txt").read_text()
+    assert "--note=two words, 'quoted'\n" in (first_path / "flags.txt").read_text()
+    assert "logdir" not in (first_path / "flags.txt").read_text()
+    assert steps_in(again_path / "one" / "train", "step/loss") == list(range(1, 13))
+
+    environment = load(first_path / "environment.json")
+    assert (environment["seed"], environment["deterministic"]) == (7, True)
+    assert environment["versions"]["keras"] == keras.__version__
+    assert environment["command"].endswith(
+        """line.py --epochs=3 --seed=7 --logdir=first '--note=two words, '"'"'quoted'"'"''"""
+    )
+    assert environment["devices"]
+    assert "tensorboard --logdir first" in first.stdout
+    assert "Epoch 1" not in first.stdout  # a pipe
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_there_is_and_no_traceback(line, tmp_path):
+    stopped = line("--epochs=5", "--interrupt_at=6", "--logdir=run")
+    assert stopped.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in stopped.stderr
+    assert "Interrupted. What was recorded so far is in run" in stopped.stderr
+    histories = load(tmp_path / "run" / "history.json")
+    assert len(histories["one"]["history"]["loss"]) == 5
+    assert len(histories["two"]["history"]["loss"]) == 1
+    assert len(histories["two"]["steps"]["step/loss"]) == 6
+    assert steps_in(tmp_path / "run" / "two" / "train", "step/loss") == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_wrong_flags_are_named(launched):
+    status, _, err = launched(never, "--sede=3")
+    assert (status, "Unknown command line flag 'sede'" in err) == (1, True)
+    status, _, err = launched(never, "--seed=-1")
+    assert (status, "--seed=-1" in err) == (1, True)
+    status, _, err = launched(never, "epochs=3")
+    assert (status, "'epochs=3'" in err) == (1, True)
+
+
+def test_help_lists_the_flags_with_defaults(launched):
+    status, out, _ = launched(never, "--help")
+    assert status == 1  # absl's own
+    for text in ("--logdir", "--seed", "(default: '0')", "--[no]deterministic", "--verbose: <auto|0|1|2>"):
+        assert text in out
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_directory_that_cannot_be_written_is_refused_before_training(launched, tmp_path, place):
+    (tmp_path / "file").write_text("kept")
+    status, _, err = launched(never, f"--logdir={tmp_path / place}")
+    assert (status, f"--logdir={tmp_path / place}: " in err, len(err.splitlines())) == (1, True, 1)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_no_run_is_overwritten(launched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--logdir=run", "--nodeterministic")  # op determinism can't be switched off again
+    assert launched(lambda run: {"n": 1}, *arguments)[0] == 0
+    status, _, err = launched(never, *arguments)
+    assert (status, "--logdir=run: this holds a run already" in err) == (1, True)
+    assert load(tmp_path / "run" / "result.json") == {"n": 1}
+
+    monkeypatch.setattr(time, "strftime", lambda *_: "now")  # runs of the same second
+    seen = [launched(lambda run: {"path": run.path}, "--nodeterministic")[0] for _ in range(3)]
+    assert seen == [0, 0, 0]
+    (experiment,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in experiment.iterdir()} == {"now", "now_2", "now_3"}
+    assert all(load(path / "result.json")["path"].endswith(path.name) for path in experiment.iterdir())
+
+
+def test_exit_status_and_history_after_a_failure(launched, tmp_path):
+    names = (f"--logdir={tmp_path / str(i)}" for i in itertools.count())
+    assert launched(lambda run: {"passed": False}, next(names), "--nodeterministic")[0] == 1
+    assert launched(lambda run: {"passed": True}, next(names), "--nodeterministic")[0] == 0
+    assert launched(lambda run: None, next(names), "--nodeterministic")[0] == 0
+
+    def main(run):
+        x = np.ones((4, 3), "float32")
+        linear().fit(x, x[:, :1], verbose=run.verbose, callbacks=[run.history("fit")])
+        with pytest.raises(ValueError, match="'fit'"):
+            run.history("fit")
+        sys.exit("out of luck")
+
+    status, out, err = launched(main, next(names), "--nodeterministic")
+    assert (status, "out of luck" in err, out) == (1, True, "")
+    assert len(load(tmp_path / "3" / "history.json")["fit"]["history"]["loss"]) == 1
+
+
+def test_weights_sha256_tells_models_apart():
+    model, same, other = linear(), linear(), linear()
+    other.weights[0].assign_add(np.full(other.weights[0].shape, 1e-6, "float32"))
+    assert launch.weights_sha256(model) == launch.weights_sha256(same) != launch.weights_sha256(other)
+
+
+@pytest.mark.slow
+def test_digits_runs_to_the_end_and_is_bit_identical(tmp_path):
+    command = [sys.executable, "-m", "experiments.digits", "--epochs=2", "--rows=330", f"--logdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": bit-identical: weights, optimizer state, History\n") == 2
+    assert "after 2 epochs of 9 steps" in done.stdout
+    assert f"tensorboard --logdir {tmp_path / 'run'}" in done.stdout
+    assert steps_in(tmp_path / "run" / "cnn" / "train", "step/loss") == list(range(1, 19))
+    histories = load(tmp_path / "run" / "history.json")
+    assert histories["cnn/fitcore"]["history"] == histories["cnn/keras"]["history"]
+    result = load(tmp_path / "run" / "result.json")
+    assert result["passed"] is True
+    assert result["models"]["mlp"]["test_accuracy"] == histories["mlp/keras"]["history"]["val_accuracy"]
+
+
+def test_digits_says_so_when_weights_differ(tmp_path, monkeypatch, capsys):
+    def almost(model, *arguments, **keywords):
+        history = true_fit(model, *arguments, **keywords)
+        value = model.layers[-1].bias.numpy()
+        value[0] = np.nextafter(value[0], np.float32(1))  # the last bit of one weight
+        model.layers[-1].bias.assign(value)
+        return history
+
+    true_fit = fitcore.fit
+    monkeypatch.setattr(fitcore, "fit", almost)
+    monkeypatch.setattr(digits, "cnn", lambda: digits.mlp())
+    with flagsaver.flagsaver():
+        flags.FLAGS(["digits", "--epochs=1", "--rows=40"])
+        result = digits.main(launch.RunDirectory(tmp_path))
+    assert result["passed"] is False
+    assert result["models"]["mlp"]["same_bits"] == {"weights": False, "optimizer state": True, "History": True}
+    assert "NOT bit-identical: weights\n" in capsys.readouterr().out
