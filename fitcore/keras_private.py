@@ -249,11 +249,6 @@ def all_layers(model: Any) -> list[Any]:
     return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
-def draws_randomly(layer: Any) -> bool:
-    """Whether the layer, or one in it, has a random generator. Why: not public (Keras >= 3.0)."""
-    return any(inner._seed_generators for inner in layer._flatten_layers())
-
-
 def added_losses(layer: Any) -> int:
     """How many losses `add_loss` has given this layer. Why: `layer.losses` has regularizers in it too (Keras >= 3.0)."""
     return len(layer._losses)

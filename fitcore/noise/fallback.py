@@ -24,9 +24,7 @@ def taps(call: Call) -> list[tf.Tensor]:
 
 def why_not(call: Call, batch: int | None, ops: Sequence[Any]) -> str | None:
     """Why a row's gradient can't be had by calling the layer on that row alone; None if it can."""
-    inside = ops[call.first_op : call.last_op]
-    loops = any(op.type.removeprefix("Stateless") in ("While", "If", "PartitionedCall", "StatefulPartitionedCall") for op in inside)
-    if any("Random" in op.type for op in inside) or (loops and keras_private.draws_randomly(call.layer)):
+    if _draws_randomly(ops[call.first_op : call.last_op]):
         return "it draws random numbers, which would be drawn anew"
     norms = [inner for inner in keras_private.all_layers(call.layer) if isinstance(inner, keras.layers.BatchNormalization)]
     if norms and any(inner.trainable for inner in norms):
@@ -37,6 +35,30 @@ def why_not(call: Call, batch: int | None, ops: Sequence[Any]) -> str | None:
     if not outputs or any(not t.shape.rank or t.shape[0] != batch for t in outputs):
         return "its outputs don't have the batch's rows"
     return None
+
+
+def _draws_randomly(ops: Sequence[Any]) -> bool:
+    """Whether any of these ops, or of those in the functions they run (loop bodies), draws random numbers."""
+    nodes = [op.node_def for op in ops]
+    if any("Random" in node.op for node in nodes):
+        return True
+    unseen = _functions(nodes)
+    if not unseen:
+        return False
+    library = {function.signature.name: function.node_def for function in ops[0].graph.as_graph_def().library.function}
+    seen: set[str] = set()
+    while unseen:
+        name = unseen.pop()
+        seen.add(name)
+        if any("Random" in node.op for node in library[name]):
+            return True
+        unseen |= _functions(library[name]) - seen
+    return False
+
+
+def _functions(nodes: Any) -> set[str]:
+    """Names of the functions that these nodes run."""
+    return {attribute.func.name for node in nodes for attribute in node.attr.values() if attribute.func.name}
 
 
 def factors(call: Call, deltas: Sequence[Any], variables: Sequence[Any], batch: int | None) -> list[Factor]:

@@ -84,9 +84,10 @@ class NoiseCurves(NoiseCurve):
 
 def curves(rows: Array, first_step: int, probe: Probe) -> NoiseCurves:
     """What `rows`, recorded by `probe` from step `first_step` on, say. Steps that were not measured are left out."""
-    measured = rows[:, 0] > 0 if rows.ndim == 2 and rows.shape[1] else np.zeros(len(rows), bool)
-    rows = rows.reshape(len(rows), -1)[measured]
-    n = rows[:, 0] if rows.shape[1] else np.empty(0)
+    rows = rows[:, None] if rows.ndim == 1 else rows  # nothing but the batch's size
+    measured = rows[:, 0] > 0
+    rows = rows[measured]
+    n = rows[:, 0]
     count = len(probe.entries)
     width = 3 if probe.regularized else 2
     table = rows[:, 1:].reshape(len(rows), width, count) if len(rows) else np.empty((0, width, count))

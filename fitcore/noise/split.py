@@ -34,13 +34,14 @@ def micro_batch_gradients(
     rows, size = first.shape[0], tf.shape(first)[0] // k
     # A state that is drawn from in every pass (dropout's generators) goes on from one micro-batch to the next.
     gradients = []
+    plain = [v.value if isinstance(v, keras.Variable) else v for v in variables]
     kept = [variable.read_value() for variable in plain_state]
     scope = keras.StatelessScope(collect_losses=True)
     for j in range(k):
         part = keras.tree.map_structure(lambda leaf: _part(leaf, j, size, k, rows), batch)  # noqa: B023
         with scope, tf.GradientTape() as tape:
             loss = loss_of(part)
-        found = tape.gradient(loss, list(variables), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        found = tape.gradient(loss, plain, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients.append([tf.convert_to_tensor(gradient) for gradient in found])
     for variable, value in zip(plain_state, kept):
         variable.assign(value)
