@@ -164,7 +164,9 @@ class Probe:
             deviations[k], ghost[k] = value, not centred
         split = [k for k, w in enumerate(weights) if not w.sources]
         if split:
-            parts = micro_batch_gradients(loss_of, batch, self.config.splits, [weights[k].variable for k in split], plain_state)
+            measured = [weights[k].variable for k in split]
+            others = [w.variable for w in self._weights if _regularizer(w.variable) is not None and w.sources]
+            parts = micro_batch_gradients(loss_of, batch, self.config.splits, measured, others, plain_state)
             for position, k in enumerate(split):
                 each = tf.stack([wide(gradients[position]) for gradients in parts])
                 mean = tf.reduce_mean(each, axis=0)
