@@ -66,6 +66,14 @@ def _positions(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tensor, [tf.shape(tensor)[0], -1, channels])
 
 
+def _upright(tensor: tf.Tensor) -> tf.Tensor:
+    """[n, *space, c] as [n, c, P]; with one channel no value moves."""
+    if tensor.shape[-1] == 1:
+        positions = _positions(tensor)
+        return tf.reshape(positions, [-1, 1, positions.shape[1]]) if positions.shape[1] else tf.transpose(positions, [0, 2, 1])
+    return tf.transpose(_positions(tensor), [0, 2, 1])
+
+
 def _conv(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     layer = call.layer
     x, d = channels_last(call.inputs, layer), channels_last(deltas[0], layer)
@@ -73,8 +81,11 @@ def _conv(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     slices = shifted(x, d, layer)
     factor: Factor
     if layer.groups == 1:
-        blocks = [_positions(tf.concat(slices, -1))] if len(slices) * shape[-2] <= FEW_CHANNELS else list(map(_positions, slices))
-        factor = Outer(blocks, _positions(d), shape)
+        if len(slices) * shape[-2] <= FEW_CHANNELS:
+            patches = tf.concat([_upright(s) for s in slices], axis=1)
+            factor = Outer([patches], _positions(d), shape, upright=True)
+        else:
+            factor = Outer([_positions(s) for s in slices], _positions(d), shape)
     else:
         g, per_in, per_out = layer.groups, shape[-2], shape[-1] // layer.groups
 
@@ -82,7 +93,7 @@ def _conv(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
             each = [_grouped(_positions(s), _positions(d), g, per_in, per_out) for s in slices]
             return tf.reshape(tf.stack(each, axis=1), [-1, *shape])
 
-        factor = Each(make, 12 * int(layer.kernel.shape.num_elements() if hasattr(layer.kernel.shape, "num_elements") else _size(shape)))
+        factor = Each(make, 12 * _size(shape))
     return {"kernel": factor, "bias": Each.of(over_positions(d, [d.shape.rank - 1]))}
 
 

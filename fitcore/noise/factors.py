@@ -70,6 +70,21 @@ class Each:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """[n, p]: each row is its J_i. Uncentred: beside an `Outer` of the same rows its squares are there already."""
+
+    d: tf.Tensor
+    centred = False
+    bytes_per_example = 0
+
+    def deviations(self, mean: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(row_sum_sq(wide(self.d)))
+
+    def each(self) -> tf.Tensor:
+        return wide(self.d)
+
+
+@dataclass(frozen=True)
 class Outer:
     """J_i = sum over t of a_it d_it^T, [p, q], laid out as the weight is.
 
@@ -77,6 +92,7 @@ class Outer:
       a: blocks of [n, T, p_k], or one of [n, p] if there is no T. The weight has the blocks' p one after the other.
       d: [n, T, q] or [n, q].
       shape: the weight's.
+      upright: whether `a` is [n, p_k, T] instead: as it is multiplied.
       dims, order: the weight is reshape([p, q], dims), transposed to `order`; None: reshape alone.
     """
 
@@ -85,12 +101,18 @@ class Outer:
     shape: tuple[int, ...]
     dims: tuple[int, ...] | None = None
     order: tuple[int, ...] | None = None
+    upright: bool = False
+
+    @property
+    def _widths(self) -> list[int]:
+        """p of each block."""
+        return [int(a.shape[1 if self.upright else -1]) for a in self.a]
 
     @property
     def _sizes(self) -> tuple[int | None, int, int]:
         """(T, all p, q)."""
         time = 1 if self.d.shape.rank == 2 else self.d.shape[1]
-        return time, sum(int(a.shape[-1]) for a in self.a), int(self.d.shape[-1])
+        return time, sum(self._widths), int(self.d.shape[-1])
 
     @property
     def _gram(self) -> bool:
@@ -109,25 +131,25 @@ class Outer:
             return 4 * (p + q)
         if self._gram:
             return 12 * (time or 1) ** 2
-        return 8 * max(int(a.shape[-1]) for a in self.a) * q
+        return 8 * max(self._widths) * q
 
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         d = wide(self.d)
         if d.shape.rank == 2:
             (a,) = self.a
-            return tf.tensordot(_row_sum_sq(wide(a)), _row_sum_sq(d), 1)
+            return tf.reduce_sum(row_sum_sq(wide(a)) * row_sum_sq(d))
         if self._gram:
-            grams = [tf.matmul(a, a, transpose_b=True) for a in map(wide, self.a)]
+            grams = [tf.matmul(a, a, transpose_a=self.upright, transpose_b=not self.upright) for a in map(wide, self.a)]
             return tf.reduce_sum((grams[0] if len(grams) == 1 else tf.add_n(grams)) * tf.matmul(d, d, transpose_b=True))
-        means = tf.split(self._as_matrix(mean), [int(a.shape[-1]) for a in self.a]) if len(self.a) > 1 else [self._as_matrix(mean)]
-        terms = [sum_sq(tf.matmul(wide(a), d, transpose_a=True) - m) for a, m in zip(self.a, means)]
+        means = tf.split(self._as_matrix(mean), self._widths) if len(self.a) > 1 else [self._as_matrix(mean)]
+        terms = [sum_sq(tf.matmul(wide(a), d, transpose_a=not self.upright) - m) for a, m in zip(self.a, means)]
         return terms[0] if len(terms) == 1 else tf.add_n(terms)
 
     def each(self) -> tf.Tensor:
         d = wide(self.d)
         if d.shape.rank == 2:
             return self._as_weight(wide(self.a[0])[:, :, None] * d[:, None, :])
-        products = [tf.matmul(wide(a), d, transpose_a=True) for a in self.a]
+        products = [tf.matmul(wide(a), d, transpose_a=not self.upright) for a in self.a]
         return self._as_weight(products[0] if len(products) == 1 else tf.concat(products, axis=1))
 
     def _as_matrix(self, weight: tf.Tensor) -> tf.Tensor:
@@ -186,7 +208,7 @@ def combine(factors: Sequence[Factor]) -> Factor:
         return factors[0]
     if all(isinstance(f, Outer) for f in factors):
         outers: list[Any] = list(factors)
-        if len({(len(f.a), f.dims, f.order) for f in outers}) == 1:
+        if len({(len(f.a), f.dims, f.order) for f in outers}) == 1 and not any(f.upright for f in outers):
             blocks = [tf.concat([_timed(f.a[k]) for f in outers], axis=1) for k in range(len(outers[0].a))]
             return Outer(blocks, tf.concat([_timed(f.d) for f in outers], axis=1), outers[0].shape, outers[0].dims, outers[0].order)
     if all(isinstance(f, Rows) for f in factors):
@@ -201,5 +223,5 @@ def _timed(tensor: tf.Tensor) -> tf.Tensor:
     return wide(tensor)[:, None, :] if tensor.shape.rank == 2 else wide(tensor)
 
 
-def _row_sum_sq(matrix: tf.Tensor) -> tf.Tensor:
+def row_sum_sq(matrix: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(matrix), axis=1)

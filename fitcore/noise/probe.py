@@ -157,7 +157,7 @@ class Probe:
         deviations: list[Any] = [None] * len(live)
         ghost = np.zeros(len(live), bool)
         for k in exact:
-            norm_sq[k] = sum_sq(data[k])
+            norm_sq[k] = tf.nn.l2_loss(data[k])  # half of it
         means = {id(weights[k].variable): data[k] for k in exact}
         for key, (value, centred) in self._deviations([weights[k] for k in exact], means, by_tap, n).items():
             k = next(k for k in exact if id(weights[k].variable) == key)
@@ -171,12 +171,13 @@ class Probe:
                 each = tf.stack([wide(gradients[position]) for gradients in parts])
                 mean = tf.reduce_mean(each, axis=0)
                 penalty = _penalty(weights[k].variable, None)
-                deviations[k], norm_sq[k] = sum_sq(each - mean), sum_sq(mean if penalty is None else mean - penalty)
+                deviations[k] = sum_sq(each - mean)
+                norm_sq[k] = tf.nn.l2_loss(mean if penalty is None else mean - penalty)
 
         columns_of = np.array([c for _, _, c in live])
         into = np.zeros((len(live), len(self.entries)))
         into[np.arange(len(live)), columns_of] = 1.0
-        d, big = _stack(deviations), _stack(norm_sq)
+        d, big = _stack(deviations), 2 * _stack(norm_sq)
         is_split = np.array([not w.sources for w in weights])
         # Contributions J_i to a gradient become g_i = n J_i, whose mean is the gradient.
         d = tf.where(is_split, d, n * n * d - tf.where(ghost, n * big, tf.zeros_like(big)))

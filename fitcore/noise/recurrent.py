@@ -26,22 +26,29 @@ MOST_UNROLLED = 64  # times; longer loops are `tf.while_loop`s, whose every iter
 Tensors = list[tf.Tensor]
 
 
-def scan(step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], states: Tensors, xs: Tensors) -> Tensors:
-    """Run (states, slices of xs) -> (new states, outputs) over the first axis of `xs`; returns the outputs stacked."""
+def scan(
+    step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], states: Tensors, xs: Tensors, backwards: bool = False
+) -> Tensors:
+    """Run (states, slices of xs) -> (new states, outputs) over the first axis of `xs`; returns the outputs stacked.
+
+    `backwards`: from the last slice to the first; the outputs stand where their slices do.
+    """
     time = xs[0].shape[0]
     if time is not None and time <= MOST_UNROLLED:
         collected: list[Tensors] = []
-        for slices in zip(*map(tf.unstack, xs)):
+        rows = list(zip(*map(tf.unstack, xs)))
+        for slices in rows[:: -1 if backwards else 1]:
             states, outputs = step(states, list(slices))
             collected.append(outputs)
-        return [tf.stack(column) for column in zip(*collected)]
+        return [tf.stack(column[:: -1 if backwards else 1]) for column in zip(*collected)]
     length = tf.shape(xs[0])[0]
     _, examples = step(states, [x[0] for x in xs])
     arrays = [tf.TensorArray(e.dtype, size=length, element_shape=e.shape) for e in examples]
 
     def body(i: tf.Tensor, states: Tensors, arrays: list[Any]) -> tuple[tf.Tensor, Tensors, list[Any]]:
-        states, outputs = step(states, [x[i] for x in xs])
-        return i + 1, states, [array.write(i, out) for array, out in zip(arrays, outputs)]
+        place = length - 1 - i if backwards else i
+        states, outputs = step(states, [x[place] for x in xs])
+        return i + 1, states, [array.write(place, out) for array, out in zip(arrays, outputs)]
 
     shapes = (tf.TensorShape([]), [tf.TensorShape([None, *s.shape[1:]]) for s in states], [tf.TensorShape(None) for _ in arrays])
     _, _, arrays = tf.while_loop(lambda i, *_: i < length, body, (tf.constant(0), states, arrays), shapes)
@@ -94,21 +101,17 @@ class _Pass:
         if last is not None and (last_output is not last_states[0] or ends[0] is None):
             ends[0] = last if ends[0] is None else ends[0] + last
         self.ends = [tf.zeros_like(s) if e is None else e for s, e in zip(self.states, ends)]
-        if self.outputs is None:
-            self.outputs = tf.zeros([tf.shape(self.x)[0], *([1] * 2)], self.x.dtype) * tf.zeros_like(self.states[0])
-            self.outputs.set_shape([self.x.shape[0], *self.states[0].shape])
-        if self.mask is not None:
-            self.outputs, self.ends[0] = self._through_masked(self.outputs, self.ends[0], layer)
+        if self.mask is not None and self.outputs is not None:
+            self.outputs = self._through_masked(self.outputs, layer)
 
-    def _through_masked(self, outputs: tf.Tensor, end: tf.Tensor, layer: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _through_masked(self, outputs: tf.Tensor, layer: Any) -> tf.Tensor:
         """Where a time is masked, its output was zero or the one before: carry its gradient to where it came from."""
         if layer.zero_output_for_mask:
-            return outputs * self.mask, end
+            return outputs * self.mask
         # The output at a masked time is the latest unmasked one, or zero before the first. So is the state, but the
         # initial one before the first; for gradients of weights that makes no difference.
         step = lambda s, x: ([(s[0] + x[0]) * (1 - x[1])], [(s[0] + x[0]) * x[1]])  # noqa: E731
-        carried = scan(step, [tf.zeros_like(end)], [tf.reverse(outputs, [0]), tf.reverse(self.mask, [0])])[0]
-        return tf.reverse(carried, [0]), end
+        return scan(step, [tf.zeros_like(self.states[0])], [outputs, self.mask], backwards=True)[0]
 
     def project(self, bias: tf.Tensor | None) -> tf.Tensor:
         """x W + b for all times."""
@@ -120,14 +123,17 @@ class _Pass:
         """What of the state the recurrent kernel sees. (LSTM and GRU with recurrent dropout draw a mask per gate: no rule.)"""
         return h if self.recurrent_mask is None else h * self.recurrent_mask
 
-    def forward(self, step: Callable[[Tensors, tf.Tensor], Tensors], projected: tf.Tensor) -> Tensors:
-        """States before each time: [T, n, units] for each state."""
+    def forward(self, step: Callable[[Tensors, tf.Tensor], tuple[Tensors, tf.Tensor]], projected: tf.Tensor) -> Tensors:
+        """States before each time and what the recurrent kernel made of them: [T, n, ...] each.
+
+        `step`: (states, slice of `projected`) -> (new states, recurrent product).
+        """
 
         def masked(states: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-            new = step(states, xs[0])
+            new, product = step(states, xs[0])
             if self.mask is not None:
                 new = [old + xs[1] * (fresh - old) for old, fresh in zip(states, new)]
-            return new, states
+            return new, [*states, product]
 
         return scan(masked, self.states, [projected] if self.mask is None else [projected, self.mask])
 
@@ -135,15 +141,15 @@ class _Pass:
         """Carry gradients back in time. `step`: (d states after, slices of xs) -> (d states before, deltas)."""
 
         def masked(ends: Tensors, slices: Tensors) -> tuple[Tensors, Tensors]:
-            at_output, *slices = slices
-            if self.mask is None:
-                return step([ends[0] + at_output, *ends[1:]], slices)
-            *slices, m = slices
-            before, deltas = step([m * ends[0] + at_output, *(m * e for e in ends[1:])], slices)
-            return [b + (1 - m) * e for b, e in zip(before, ends)], deltas
+            slices, m = (slices, None) if self.mask is None else (slices[:-1], slices[-1])
+            slices, at_output = (slices, None) if self.outputs is None else (slices[:-1], slices[-1])
+            after = list(ends) if m is None else [m * end for end in ends]
+            if at_output is not None:
+                after[0] += at_output
+            before, deltas = step(after, slices)
+            return before if m is None else [b + (1 - m) * e for b, e in zip(before, ends)], deltas
 
-        arrays = [self.outputs, *xs, *([] if self.mask is None else [self.mask])]
-        return [tf.reverse(d, [0]) for d in scan(masked, list(self.ends), [tf.reverse(x, [0]) for x in arrays])]
+        return scan(masked, list(self.ends), [*xs, *(a for a in (self.outputs, self.mask) if a is not None)], backwards=True)
 
     def factors(self, h: tf.Tensor, d: tf.Tensor, d_recurrent: tf.Tensor | None = None) -> dict[str, Factor]:
         """From states before each time and deltas at the gates; `d_recurrent`: at the recurrent products, if others."""
@@ -172,15 +178,14 @@ def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     cell, u = run.cell, run.recurrent
     act, gate = cell.activation, cell.recurrent_activation
 
-    def step(states: Tensors, xw: tf.Tensor) -> Tensors:
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         h, c = states
-        i, f, g, o = tf.split(xw + tf.matmul(h, u), 4, axis=1)
+        z = xw + tf.matmul(h, u)
+        i, f, g, o = tf.split(z, 4, axis=1)
         c = gate(f) * c + gate(i) * act(g)
-        return [gate(o) * act(c), c]
+        return [gate(o) * act(c), c], z
 
-    projected = run.project(run.bias)
-    h, c = run.forward(step, projected)
-    z = projected + tf.matmul(h, tf.broadcast_to(u, [tf.shape(h)[0], *u.shape]))
+    h, c, z = run.forward(step, run.project(run.bias))
     zi, zf, zg, zo = tf.split(z, 4, axis=2)
     (i, di), (f, df), (g, dg), (o, do) = _derivative(gate, zi), _derivative(gate, zf), _derivative(act, zg), _derivative(gate, zo)
     y, dy = _derivative(act, f * c + i * g)
@@ -202,16 +207,16 @@ def _gru(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     act, gate = cell.activation, cell.recurrent_activation
     bias_in, bias_rec = (None, 0.0) if run.bias is None else (run.bias[0], run.bias[1])
 
-    def step(states: Tensors, xw: tf.Tensor) -> Tensors:
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         (h,) = states
         xz, xr, xh = tf.split(xw, 3, axis=1)
-        rz, rr, rh = tf.split(tf.matmul(h, u) + bias_rec, 3, axis=1)
+        product = tf.matmul(h, u) + bias_rec
+        rz, rr, rh = tf.split(product, 3, axis=1)
         z = gate(xz + rz)
-        return [z * h + (1 - z) * act(xh + gate(xr + rr) * rh)]
+        return [z * h + (1 - z) * act(xh + gate(xr + rr) * rh)], product
 
     projected = run.project(bias_in)
-    (h,) = run.forward(step, projected)
-    recurrent = tf.matmul(h, tf.broadcast_to(u, [tf.shape(h)[0], *u.shape])) + bias_rec
+    h, recurrent = run.forward(step, projected)
     (xz, xr, xh), (rz, rr, rh) = tf.split(projected, 3, axis=2), tf.split(recurrent, 3, axis=2)
     (z, dz), (r, dr) = _derivative(gate, xz + rz), _derivative(gate, xr + rr)
     new, dnew = _derivative(act, xh + r * rh)
@@ -231,9 +236,12 @@ def _gru(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
 def _simple(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     run = _Pass(call, deltas)
     cell, u = run.cell, run.recurrent
-    projected = run.project(run.bias)
-    (h,) = run.forward(lambda states, xw: [cell.activation(xw + tf.matmul(run.dropped(states[0]), u))], projected)
-    z = projected + tf.matmul(run.dropped(h), tf.broadcast_to(u, [tf.shape(h)[0], *u.shape]))
+
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        z = xw + tf.matmul(run.dropped(states[0]), u)
+        return [cell.activation(z)], z
+
+    h, z = run.forward(step, run.project(run.bias))
     _, slope = _derivative(cell.activation, z)
 
     def back(ends: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:

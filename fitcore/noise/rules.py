@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from fitcore.noise.calls import RULES, Call, Rule
-from fitcore.noise.factors import Each, Factor, Outer, Rows, wide
+from fitcore.noise.factors import Each, Factor, Outer, Plain, Rows, wide
 
 
 def add(rule: Rule) -> None:
@@ -48,7 +48,7 @@ def _dense(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     (d,), a = deltas, call.inputs
     p, q = call.layer.kernel.shape
     factors: dict[str, Factor] = {"kernel": Outer([flat_time(a, p)], flat_time(d, q), (p, q))}
-    return factors | {"bias": Each.of(over_positions(d, [d.shape.rank - 1]))}
+    return factors | {"bias": Plain(d) if d.shape.rank == 2 else Each.of(over_positions(d, [d.shape.rank - 1]))}
 
 
 add(
