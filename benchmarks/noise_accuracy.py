@@ -78,7 +78,7 @@ def split_error(case: NoiseCase, k: int = 3) -> float:
     data = [arguments.get(name) for name in ("x", "y", "sample_weight")]
     size = len(keras.tree.flatten(arguments["x"])[0]) // k
     trace = grad = 0.0
-    for g in per_example_gradients(model, *data, model.trainable_variables):
+    for g in per_example_gradients(model, data, model.trainable_variables):
         parts = g.reshape(len(g), -1)[: size * k].reshape(k, size, -1).mean(1)
         mean = parts.mean(0)
         t, n = estimate(((parts - mean) ** 2).sum(), (mean**2).sum(), k, size)
@@ -172,7 +172,10 @@ def main(argv: list[str]) -> None:
     for kind in FLAGS.only or (("layers",) if FLAGS.case else KINDS):
         for result in parts[kind]():
             verdict = "yes" if result["met"] else "NO"
-            print(f"{result['name']:26s} {result['what']:38s} {result['value']:10.2g}  {result['bound']:12s}  {verdict}", flush=True)
+            print(
+                f"{result['name']:26s} {result['what']:38s} {result['value']:10.2g}  {result['bound']:12s}  {verdict}",
+                flush=True,
+            )
             rows.append(result)
     if FLAGS.json:
         versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}

@@ -50,7 +50,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(abs(hash(shape)) % 1000).normal(size=shape).astype(keras.config.floatx())
 
 
-def _stack(*body: keras.Layer, shape: tuple[int, ...], loss: Any = "mse", dtype: str | None = None) -> keras.Model:
+def _stack(*body: keras.Layer, shape: tuple[int | None, ...], loss: Any = "mse", dtype: str | None = None) -> keras.Model:
     """These layers and whatever makes one row out of their output, under a loss with some curvature."""
     model = keras.Sequential([keras.Input(shape, dtype=dtype), *body])
     if len(model.output_shape) > 2:
@@ -136,7 +136,10 @@ def conv3d() -> Setup:
 
 @case()
 def depthwise_conv() -> Setup:
-    body = [layers.DepthwiseConv2D(3, depth_multiplier=2, activation="tanh"), layers.DepthwiseConv2D(2, strides=2, padding="same")]
+    body = [
+        layers.DepthwiseConv2D(3, depth_multiplier=2, activation="tanh"),
+        layers.DepthwiseConv2D(2, strides=2, padding="same"),
+    ]
     return _simple(*body, shape=(7, 6, 2))
 
 
@@ -203,7 +206,10 @@ def lstm_long() -> Setup:
 
 @case()
 def lstm_backwards_dropout() -> Setup:
-    body = [layers.Bidirectional(layers.LSTM(3, return_sequences=True, dropout=0.4)), layers.LSTM(2, use_bias=False, unroll=True)]
+    body = [
+        layers.Bidirectional(layers.LSTM(3, return_sequences=True, dropout=0.4)),
+        layers.LSTM(2, use_bias=False, unroll=True),
+    ]
     return _simple(*body, shape=(5, 3))
 
 
@@ -226,7 +232,9 @@ def lstm_masked() -> Setup:
 
 @case()
 def gru() -> Setup:
-    return _simple(layers.GRU(4, return_sequences=True, dropout=0.3), layers.GRU(3, use_bias=False), layers.Dense(2), shape=(5, 3))
+    return _simple(
+        layers.GRU(4, return_sequences=True, dropout=0.3), layers.GRU(3, use_bias=False), layers.Dense(2), shape=(5, 3)
+    )
 
 
 @case()

@@ -32,23 +32,27 @@ class Compared:
     how: dict[str, str]
 
 
-def per_example_gradients(model: keras.Model, x: Any, y: Any, sample_weight: Any, variables: Sequence[Any]) -> list[np.ndarray]:
+def per_example_gradients(model: keras.Model, data: Sequence[Any], variables: Sequence[Any]) -> list[np.ndarray]:
     """[n, *shape] for each variable: n times the gradient of example i's share of the batch's loss, in float64.
 
     Example i's share is what the loss is when all other examples have the weight zero: the same forward pass, the same
     dropout masks, normalizations by numbers of rows or of unmasked positions left alone.
     """
+    x, y, sample_weight = data
     rows = len(keras.tree.flatten(x)[0])
     state = [(v, v.numpy()) for v in model.non_trainable_variables]
     base = np.ones(rows) if sample_weight is None else np.asarray(sample_weight)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def gradient(weight: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True)
             weight = tf.reshape(weight, [rows] + [1] * (keras.tree.flatten(y_pred)[0].shape.rank - 2))
             loss = model.compute_loss(x, y, y_pred, weight) - (tf.add_n(model.losses) if model.losses else 0.0)
-        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO)]
+        return [
+            tf.convert_to_tensor(g)
+            for g in tape.gradient(loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        ]
 
     found: list[list[np.ndarray]] = [[] for _ in variables]
     for i in range(rows):
@@ -99,10 +103,13 @@ def compare(case: NoiseCase, config: GradientNoise | None = None) -> Compared:
     if len(noise.step) == 1:  # otherwise random generators have moved on; such cases have none
         for variable, value in zip(model.variables, before):
             variable.assign(value)
-    cut = lambda nest: keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[last], nest)  # noqa: E731
+
+    def cut(nest: Any) -> Any:
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[last], nest)
+
     variables = model.trainable_variables
     data = [cut(arguments.get(name)) for name in ("x", "y", "sample_weight")]
-    gradients = per_example_gradients(model, *data, variables)
+    gradients = per_example_gradients(model, data, variables)
     expected = by_layer(gradients, variables)
     errors = {}
     for layer, (trace, norm, batch_norm) in expected.items():

@@ -31,9 +31,9 @@ from fitcore.hooks import (
     When,
     every,
 )
+from fitcore.noise import GradientNoise, per_example
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
-from fitcore.noise import GradientNoise, per_example
 from fitcore.program import RetraceError
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
@@ -45,8 +45,8 @@ __all__ = [
     "RECORDERS",
     "RETURNS",
     "Engine",
-    "GradientNoise",
     "Evaluate",
+    "GradientNoise",
     "Hook",
     "NonFinite",
     "Observation",
@@ -69,8 +69,8 @@ __all__ = [
     "explain",
     "fit",
     "make_source",
-    "per_example",
     "patch_keras",
+    "per_example",
     "test_on_batch",
     "test_step",
     "train_on_batch",

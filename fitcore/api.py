@@ -116,8 +116,8 @@ def fit_engine(
             model=target,
         )
 
-    noise = GradientNoise() if noise is True else noise or None
-    record = engine.recorded(record, hooks) | ({"noise": noise} if noise else {})
+    measured = GradientNoise() if noise is True else noise or None
+    record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
     program = engine.train_program(record)
     program.max_traces = max_traces
     first_step = engine.steps_done()
@@ -136,9 +136,9 @@ def fit_engine(
         )
     finally:
         run.close()
-        if noise:
+        if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
-            target.history.noise = curves(rows, first_step, engine.probe(noise))
+            target.history.noise = curves(rows, first_step, engine.probe(measured))
     return target.history
 
 

@@ -224,7 +224,8 @@ class Engine:
         )
 
     def _train_step_function(self, recorders: Mapping[str, Recorder | None]) -> Any:
-        probes = {name: self.probe(noise) for name, noise in recorders.items() if isinstance(noise, GradientNoise)}
+        asked: dict[str, Any] = dict(recorders)
+        probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
         computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
         from_logs = [name for name, recorder in recorders.items() if recorder is None]
 
@@ -250,11 +251,13 @@ class Engine:
         """What measures the gradient noise in the programs that record `noise`."""
         return self._probes.setdefault(noise, Probe(self.model, noise))
 
-    def recorded(self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook]) -> dict[str, Recorder | None]:
+    def recorded(
+        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook], noise: Mapping[str, Any] = {}
+    ) -> dict[str, Recorder | None]:
         """All that a fit with these arguments records."""
         if record is None:
             record = () if self.has_own_step else ("step/loss",)
-        return self.recorders(record, *(hook.record for hook in hooks))
+        return self.recorders(record, *(hook.record for hook in hooks), noise)
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

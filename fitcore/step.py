@@ -144,8 +144,8 @@ def train_step(
 
     variables = parts.trainable()
     taps = {name: probe.taps(x, variables) for name, probe in probes.items()}
-    found = tape.gradient(objective, [variables, taps]) if variables else [[], taps]  # one pass backward for both
-    gradients, deltas = found
+    wanted: Any = (list(variables), taps)
+    gradients, deltas = tape.gradient(objective, wanted) if variables else wanted  # one pass backward for both
 
     seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
     recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update

@@ -54,7 +54,8 @@ def shifted(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
     for position in itertools.product(*map(range, kernel)):
         starts = [k * step for k, step in zip(position, dilation)]
         cut = [slice(s, s + (o - 1) * stride + 1, stride) for s, o, stride in zip(starts, out, strides)]
-        slices.append(x[(slice(None), *cut)])
+        index = (slice(None), *cut)
+        slices.append(x[index])
     return slices
 
 
@@ -143,7 +144,12 @@ def _separable(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     x, d = channels_last(call.inputs, layer), channels_last(deltas[0], layer)
     depthwise, pointwise = tf.cast(layer.depthwise_kernel, x.dtype), tf.cast(layer.pointwise_kernel, x.dtype)
     middle = keras.ops.depthwise_conv(
-        x, depthwise, strides=layer.strides, padding=layer.padding, data_format="channels_last", dilation_rate=layer.dilation_rate
+        x,
+        depthwise,
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format="channels_last",
+        dilation_rate=layer.dilation_rate,
     )
     p, q = pointwise.shape[-2:]
     d_middle = tf.tensordot(d, tf.reshape(pointwise, [p, q]), [[-1], [1]])

@@ -210,7 +210,9 @@ def combine(factors: Sequence[Factor]) -> Factor:
         outers: list[Any] = list(factors)
         if len({(len(f.a), f.dims, f.order) for f in outers}) == 1 and not any(f.upright for f in outers):
             blocks = [tf.concat([_timed(f.a[k]) for f in outers], axis=1) for k in range(len(outers[0].a))]
-            return Outer(blocks, tf.concat([_timed(f.d) for f in outers], axis=1), outers[0].shape, outers[0].dims, outers[0].order)
+            return Outer(
+                blocks, tf.concat([_timed(f.d) for f in outers], axis=1), outers[0].shape, outers[0].dims, outers[0].order
+            )
     if all(isinstance(f, Rows) for f in factors):
         rows: list[Any] = list(factors)
         ids = [tf.cast(f.ids, tf.int64) for f in rows]

@@ -62,7 +62,13 @@ def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, 
 
 
 def _weight(
-    watch: Watch, variable: Any, estimator: str, loss_end: int, batch: int | None, ops: Sequence[Any], sources: dict[Any, Source]
+    watch: Watch,
+    variable: Any,
+    estimator: str,
+    loss_end: int,
+    batch: int | None,
+    ops: Sequence[Any],
+    sources: dict[Any, Source],
 ) -> Weight:
     layer = owner(variable)
     if estimator == "split":

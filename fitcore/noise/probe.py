@@ -1,13 +1,13 @@
 """Measuring inside the step: from what the forward and backward pass left behind to one row of numbers.
 
-    probe.watching(...)     around the forward pass, which it only notes
-    probe.taps(...)         tensors whose gradients are wanted along with the weights'
-    probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them
+probe.watching(...)     around the forward pass, which it only notes
+probe.taps(...)         tensors whose gradients are wanted along with the weights'
+probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -186,9 +186,7 @@ class Probe:
         if scale is not None:
             unscaled = tf.matmul(is_split[None].astype(float), into)[0] > 0
             table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
-        self.entries = [
-            Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)
-        ]
+        self.entries = [Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)]
         return tf.concat([n[None], tf.reshape(table, [-1])], axis=0)
 
     def _deviations(
@@ -199,7 +197,9 @@ class Probe:
         result: dict[int, tuple[tf.Tensor, bool]] = {}
         for group in _connected(weights):
             factors = weight_factors(group, by_tap, self._batch)
-            means = {key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred}
+            means = {
+                key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred
+            }
             need = sum(f.bytes_per_example for f in factors.values() if f is not None)
             most = max(CHUNK_BYTES // max(need, 1), 1)
             if most >= (self._batch or 1024):

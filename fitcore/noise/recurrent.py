@@ -50,7 +50,11 @@ def scan(
         states, outputs = step(states, [x[place] for x in xs])
         return i + 1, states, [array.write(place, out) for array, out in zip(arrays, outputs)]
 
-    shapes = (tf.TensorShape([]), [tf.TensorShape([None, *s.shape[1:]]) for s in states], [tf.TensorShape(None) for _ in arrays])
+    shapes = (
+        tf.TensorShape([]),
+        [tf.TensorShape([None, *s.shape[1:]]) for s in states],
+        [tf.TensorShape(None) for _ in arrays],
+    )
     _, _, arrays = tf.while_loop(lambda i, *_: i < length, body, (tf.constant(0), states, arrays), shapes)
     return [array.stack() for array in arrays]
 
@@ -88,8 +92,9 @@ class _Pass:
             self.x *= wide(masks[0])
         self.recurrent_mask = wide(masks[1]) if training and masks[1] is not None else None
         self.states = [wide(state) for state in keras.tree.flatten(states)]
-        cast = lambda w: None if w is None else tf.cast(w, self.x.dtype)  # noqa: E731
-        self.kernel, self.recurrent, self.bias = map(cast, (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias))
+        self.kernel = tf.cast(self.cell.kernel, self.x.dtype)
+        self.recurrent = tf.cast(self.cell.recurrent_kernel, self.x.dtype)
+        self.bias = None if self.cell.bias is None else tf.cast(self.cell.bias, self.x.dtype)
         # The gradients at the output of each time and at the last states.
         taps = _taps(call)
         by_id = {id(tap): None if d is None else wide(d) for tap, d in zip(taps, deltas)}
@@ -153,7 +158,10 @@ class _Pass:
 
     def factors(self, h: tf.Tensor, d: tf.Tensor, d_recurrent: tf.Tensor | None = None) -> dict[str, Factor]:
         """From states before each time and deltas at the gates; `d_recurrent`: at the recurrent products, if others."""
-        batch_major = lambda t: tf.transpose(t, [1, 0, 2])  # noqa: E731
+
+        def batch_major(tensor: tf.Tensor) -> tf.Tensor:
+            return tf.transpose(tensor, [1, 0, 2])
+
         d_b = batch_major(d)
         d_r = d_b if d_recurrent is None else batch_major(d_recurrent)
         factors: dict[str, Factor] = {
@@ -162,7 +170,9 @@ class _Pass:
         }
         if self.bias is not None:
             sums = tf.reduce_sum(d, 0)
-            factors["cell.bias"] = Each.of(sums if self.bias.shape.rank == 1 else tf.stack([sums, tf.reduce_sum(d_recurrent, 0)], 1))
+            factors["cell.bias"] = Each.of(
+                sums if self.bias.shape.rank == 1 else tf.stack([sums, tf.reduce_sum(d_recurrent, 0)], 1)
+            )
         return factors
 
 
@@ -170,7 +180,12 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any,
     """The arguments of an RNN's inner loop."""
     given = dict(zip(("sequences", "initial_state", "mask", "training"), args)) | kwargs
     mask = given.get("mask")
-    return given["sequences"], given["initial_state"], mask[0] if isinstance(mask, (list, tuple)) else mask, given.get("training")
+    return (
+        given["sequences"],
+        given["initial_state"],
+        mask[0] if isinstance(mask, (list, tuple)) else mask,
+        given.get("training"),
+    )
 
 
 def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
@@ -187,7 +202,12 @@ def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
 
     h, c, z = run.forward(step, run.project(run.bias))
     zi, zf, zg, zo = tf.split(z, 4, axis=2)
-    (i, di), (f, df), (g, dg), (o, do) = _derivative(gate, zi), _derivative(gate, zf), _derivative(act, zg), _derivative(gate, zo)
+    (i, di), (f, df), (g, dg), (o, do) = (
+        _derivative(gate, zi),
+        _derivative(gate, zf),
+        _derivative(act, zg),
+        _derivative(gate, zo),
+    )
     y, dy = _derivative(act, f * c + i * g)
     by_carry = tf.concat([g * di, c * df, i * dg], axis=2)
 

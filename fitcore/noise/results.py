@@ -60,9 +60,10 @@ class NoiseCurve:
 
     def over(self, steps: slice = slice(None)) -> statistics.Ratio:
         """Plain averages over some of the measured steps, their ratio and interval: scalars in arrays of shape []."""
-        parts = [values[steps] for values in (self.trace, self.grad_norm_sq, self.weights)]
-        ratio = statistics.running_ratio(*parts, decay=1.0, confidence=self.confidence)
-        return statistics.Ratio(*(values[-1] for values in (ratio.numerator, ratio.denominator, ratio.value, ratio.low, ratio.high)))
+        ratio = statistics.running_ratio(
+            self.trace[steps], self.grad_norm_sq[steps], self.weights[steps], decay=1.0, confidence=self.confidence
+        )
+        return statistics.Ratio(ratio.numerator[-1], ratio.denominator[-1], ratio.value[-1], ratio.low[-1], ratio.high[-1])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ def flat_time(tensor: tf.Tensor, features: int) -> tf.Tensor:
     if tensor.shape.rank <= 2:
         return tensor
     time = tensor.shape[1:-1]
-    return tf.reshape(tensor, [-1, time.num_elements(), features]) if time.is_fully_defined() else _dynamic_time(tensor, features)
+    return (
+        tf.reshape(tensor, [-1, time.num_elements(), features]) if time.is_fully_defined() else _dynamic_time(tensor, features)
+    )
 
 
 def _dynamic_time(tensor: tf.Tensor, features: int) -> tf.Tensor:
@@ -104,7 +106,7 @@ def _einsum(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     else:  # an axis that inputs, kernel and outputs share: no outer product, but still one einsum
         equation = f"{inputs},{output}->{inputs[0]}{kernel}"
         factor = Each(lambda: tf.einsum(equation, a, d), 8 * _product(shape))
-    factors = {"kernel": factor}
+    factors: dict[str, Factor] = {"kernel": factor}
     if layer.bias is not None:
         bias = [c for c in layer.bias_axes if c != "."]
         summed = tf.einsum(f"{output}->{output[0]}{''.join(bias)}", d)

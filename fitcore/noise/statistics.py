@@ -36,7 +36,9 @@ def estimate(deviations: Any, norm_sq: Any, units: Any, size: Any = 1) -> tuple[
       units: how many there are: the batch size for per-example gradients, else the number of micro-batches.
       size: examples per unit.
     """
-    deviations, norm_sq, units, size = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (deviations, norm_sq, units, size)))
+    deviations, norm_sq, units, size = np.broadcast_arrays(
+        *(np.asarray(a, np.float64) for a in (deviations, norm_sq, units, size))
+    )
     between = np.where(units >= 2, units - 1, np.nan)
     return size * deviations / between, norm_sq - deviations / (units * between)
 
@@ -84,7 +86,8 @@ def running_ratio(numerator: Any, denominator: Any, weights: Any, decay: float =
     a, b = np.where(bad, 0.0, a - a0), np.where(bad, 0.0, b - b0)
     sums = np.stack([w, w * a, w * b], 0)
     W, A, B = _fading_sums(sums, decay)
-    W2, A2, B2, AB, A1, B1 = _fading_sums(np.stack([w**2, w**2 * a**2, w**2 * b**2, w**2 * a * b, w**2 * a, w**2 * b]), decay**2)
+    squares = np.stack([np.ones_like(w), a**2, b**2, a * b, a, b], 0) * w**2
+    W2, A2, B2, AB, A1, B1 = _fading_sums(squares, decay**2)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_a, mean_b = A / W, B / W
         # Variances of the two averages: sum of w_t^2 (a_t - mean)^2 / (sum of w_t)^2, with the small-sample correction.
@@ -165,12 +168,12 @@ def _fading_sums(terms: Array, decay: float) -> Array:
     lag = np.arange(block)[:, None] - np.arange(block)[None, :]
     fading = np.where(lag >= 0, decay ** np.maximum(lag, 0), 0.0)
     sums = np.empty_like(terms)
-    carried = np.zeros_like(terms[:, 0]) if terms.shape[1] else None
+    carried: Any = np.zeros_like(terms[:, 0]) if terms.shape[1] else None
     for start in range(0, terms.shape[1], block):
         part = terms[:, start : start + block]
         length = part.shape[1]
         out = np.einsum("ts,ks...->kt...", fading[:length, :length], part)
-        powers = decay ** np.arange(1, length + 1)
+        powers: Any = decay ** np.arange(1, length + 1)
         out += np.einsum("t,k...->kt...", powers, carried)
         sums[:, start : start + block] = out
         carried = out[:, -1]
