@@ -17,6 +17,7 @@ from fitcore.data import Stream, make_source
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
+from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
 from fitcore.state import Curve, Run
 
@@ -118,6 +119,8 @@ def fit_engine(
 
     measured = GradientNoise() if noise is True else noise or None
     record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
+    if measured is not None and measured.directory is not None:
+        hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
     program = engine.train_program(record)
     program.max_traces = max_traces
     first_step = engine.steps_done()
@@ -138,7 +141,7 @@ def fit_engine(
         run.close()
         if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
-            target.history.noise = curves(rows, first_step, engine.probe(measured))
+            target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
     return target.history
 
 

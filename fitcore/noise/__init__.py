@@ -11,6 +11,7 @@ split.py        anything at all, by passes over micro-batches
 factors.py      per-example gradients of one weight, and their squared norms
 probe.py        puts it together inside the step
 results.py      what `history.noise` is
+dashboard.py    TensorBoard events
 """
 
 from fitcore.noise import convolutions, recurrent, rules  # noqa: F401

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class GradientNoise:
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.
       confidence: of the intervals.
+      directory: write TensorBoard events there too, with a dashboard; `fitcore.noise.dashboard.NoiseEvents` says which.
 
     Raises:
       ValueError: for values that make no sense.
@@ -28,8 +30,10 @@ class GradientNoise:
     every: int = 1
     splits: int = 4
     per_layer: bool = True
-    decay: float = 0.99
-    confidence: float = 0.95
+    # What only concerns the host makes no other program of the step.
+    decay: float = field(default=0.99, compare=False)
+    confidence: float = field(default=0.95, compare=False)
+    directory: str | os.PathLike[str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.estimator not in ("auto", "per_example", "split"):

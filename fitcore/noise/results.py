@@ -83,8 +83,11 @@ class NoiseCurves(NoiseCurve):
     how: Mapping[str, str]
 
 
-def curves(rows: Array, first_step: int, probe: Probe) -> NoiseCurves:
-    """What `rows`, recorded by `probe` from step `first_step` on, say. Steps that were not measured are left out."""
+def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) -> NoiseCurves:
+    """What `rows`, recorded by `probe` from step `first_step` on, say; `config` says how to average.
+
+    Steps that were not measured are left out.
+    """
     rows = rows[:, None] if rows.ndim == 1 else rows  # nothing but the batch's size
     measured = rows[:, 0] > 0
     rows = rows[measured]
@@ -92,7 +95,6 @@ def curves(rows: Array, first_step: int, probe: Probe) -> NoiseCurves:
     count = len(probe.entries)
     width = 3 if probe.regularized else 2
     table = rows[:, 1:].reshape(len(rows), width, count) if len(rows) else np.empty((0, width, count))
-    config = probe.config
     by_layer: dict[str, list[int]] = {}
     for k, entry in enumerate(probe.entries):
         by_layer.setdefault(entry.layer, []).append(k)
