@@ -85,6 +85,7 @@ class Rule:
         nothing depends on the tensor, but not all of them are.
       watch: methods of the layer to note besides `call`.
       applies: whether it can, as this layer was set up and called.
+      whole_batch: whether a row's gradient can't be had without the other rows at hand.
       label: how it is done, in a few words, for `history.noise.how`.
     """
 
@@ -95,6 +96,7 @@ class Rule:
     watch: tuple[str, ...] = ()
     applies: Callable[[Call], bool] = lambda call: True
     label: str = "exact"
+    whole_batch: bool = False
 
     def variables(self, layer: Any) -> dict[int, str]:
         """The weights this rule covers in `layer`: name by id of the variable."""

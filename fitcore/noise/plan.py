@@ -82,7 +82,7 @@ def _weight(
         if source is None:
             reason = fallback.why_not(call, batch, ops)
             if reason is not None:
-                return _split(variable, layer, estimator, f"{type(call.layer).__name__} has no rule, and {reason}")
+                return _split(variable, layer, estimator, f"no rule for this use in {type(call.layer).__name__}, and {reason}")
             source = sources.setdefault((id(call), False), Source(call, None, tuple(fallback.taps(call))))
         found[id(source)] = source
     how = "; ".join(sorted({source.describe() for source in found.values()})) or "nothing depends on it"

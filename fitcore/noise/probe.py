@@ -202,10 +202,15 @@ class Probe:
             }
             need = sum(f.bytes_per_example for f in factors.values() if f is not None)
             most = max(CHUNK_BYTES // max(need, 1), 1)
-            if most >= (self._batch or 1024):
+            undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
+            if undivided or most >= (self._batch or 1024):
                 sums = _sums(factors, means)
             else:
                 sums = self._in_chunks(group, by_tap, means, factors, rows, most)
+            if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
+                firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
+                aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
+                sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
             for weight in group:
                 factor = factors[id(weight.variable)]
                 centred = factor is None or factor.centred

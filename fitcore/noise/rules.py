@@ -236,5 +236,6 @@ add(
         _batch_norm,
         applies=_batch_norm_applies,
         label="exact, the batch's statistics taken as constants",
+        whole_batch=True,
     )
 )
