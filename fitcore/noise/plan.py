@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from fitcore.noise import fallback
-from fitcore.noise.calls import Call, Rule, rule_of
+from fitcore.noise.calls import Call, Rule, cut_rows, rule_of
 from fitcore.noise.factors import Factor, combine
 from fitcore.noise.watch import Watch, uses
 
@@ -44,6 +44,14 @@ class Weight:
     layer: str
     sources: tuple[Source, ...]
     how: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Some of the batch's rows: `size` of them from `start` on."""
+
+    start: tf.Tensor
+    size: tf.Tensor
 
 
 def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, batch: int | None) -> list[Weight]:
@@ -121,7 +129,7 @@ def owner(variable: Any) -> str:
 
 
 def weight_factors(
-    weights: Sequence[Weight], deltas: dict[int, Any], batch: int | None, cut: Any = lambda call: call
+    weights: Sequence[Weight], deltas: dict[int, Any], batch: int | None, cut: Cut | None = None
 ) -> dict[int, Factor | None]:
     """The factor of each weight, by the variable's id; None where no gradient reaches it.
 
@@ -129,22 +137,24 @@ def weight_factors(
       weights: weights that are not split.
       deltas: the gradient at each tap, by the tap's id.
       batch: rows in the batch, if known while tracing.
-      cut: call -> call of some of the rows. Deltas are cut by `cut.tensor`, if there is one.
+      cut: which rows; None: all.
     """
-    cut_tensor = getattr(cut, "tensor", lambda tensor: tensor)
     parts: dict[int, list[Factor]] = {id(weight.variable): [] for weight in weights}
     for source in {id(s): s for weight in weights for s in weight.sources}.values():
         found = [deltas.get(id(tap)) for tap in source.taps]
         if all(delta is None for delta in found):
             continue  # a call whose result nobody uses
-        found = [None if delta is None else cut_tensor(tf.convert_to_tensor(delta)) for delta in found]
+        found = [None if delta is None else tf.convert_to_tensor(delta) for delta in found]
+        call, rows = source.call, batch
+        if cut is not None:
+            call, rows = call.rows(cut.start, cut.size, batch), None  # how many rows there are is then not static
+            found = [None if delta is None else cut_rows(delta, cut.start, cut.size, batch) for delta in found]
         here = [weight.variable for weight in weights if source in weight.sources]
         if source.rule is None:
-            for variable, factor in zip(here, fallback.factors(cut(source.call), found, here, batch)):
+            for variable, factor in zip(here, fallback.factors(call, found, here, rows)):
                 parts[id(variable)].append(factor)
         else:
-            # Taps are looked up in the call by identity: the rule sees the whole call's, and deltas of the rows cut out.
-            given, names = source.rule.factors(cut(source.call), found), source.rule.variables(source.call.layer)
+            given, names = source.rule.factors(call, found), source.rule.variables(call.layer)
             for variable in here:
                 parts[id(variable)].append(given[names[id(variable)]])
     return {key: combine(factors) if factors else None for key, factors in parts.items()}

@@ -16,10 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fitcore.noise.calls import Call, cut_rows
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.factors import Factor, sum_sq, wide
-from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
+from fitcore.noise.plan import SPLIT, Cut, Weight, plan, weight_factors
 from fitcore.noise.split import micro_batch_gradients
 from fitcore.noise.watch import Watch
 
@@ -225,25 +224,12 @@ class Probe:
 
         def body(start: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
             size = tf.minimum(most, rows - start)
-            sums = _sums(weight_factors(group, by_tap, self._batch, _Cut(start, size, self._batch)), means)
+            sums = _sums(weight_factors(group, by_tap, self._batch, Cut(start, size)), means)
             return start + size, [total + tf.cast(sums[key], tf.float64) for total, key in zip(totals, keys)]
 
         zeros = [tf.zeros([], tf.float64) for _ in keys]
         _, totals = tf.while_loop(lambda start, totals: start < rows, body, (tf.constant(0), zeros), parallel_iterations=1)
         return dict(zip(keys, totals))
-
-
-class _Cut:
-    """Cuts rows out of a call and out of tensors."""
-
-    def __init__(self, start: tf.Tensor, size: tf.Tensor, batch: int | None) -> None:
-        self._range = start, size, batch
-
-    def __call__(self, call: Call) -> Call:
-        return call.rows(*self._range)
-
-    def tensor(self, tensor: tf.Tensor) -> tf.Tensor:
-        return cut_rows(tensor, *self._range)
 
 
 def _sums(factors: dict[int, Factor | None], means: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
