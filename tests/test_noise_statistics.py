@@ -65,7 +65,9 @@ def test_fieller_is_the_set_of_ratios_that_fit():
     assert fieller(0.1, 0.1, 1.0, 1.0, 0.0, 2.0) == (-np.inf, np.inf)
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (30, 2.0423), (1e6, 1.96)])
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (30, 2.0423), (1e6, 1.96)]
+)
 def test_quantiles_of_student(freedom, quantile):
     assert student_t(0.975, freedom) == pytest.approx(quantile, rel=2e-3)
 

@@ -174,16 +174,15 @@ class Probe:
                 norm_sq[k] = tf.nn.l2_loss(mean if penalty is None else mean - penalty)
 
         columns_of = np.array([c for _, _, c in live])
-        into = np.zeros((len(live), len(self.entries)))
-        into[np.arange(len(live)), columns_of] = 1.0
         d, big = _stack(deviations), 2 * _stack(norm_sq)
         is_split = np.array([not w.sources for w in weights])
         # Contributions J_i to a gradient become g_i = n J_i, whose mean is the gradient.
         d = tf.where(is_split, d, n * n * d - tf.where(ghost, n * big, tf.zeros_like(big)))
         rows = [d, big] + ([_stack([sum_sq(g) for g in applied])] if self.regularized else [])
-        table = tf.matmul(tf.stack(rows), into)
+        # Sums by entry. (A product with a matrix of zeros and ones would spread a NaN to all of them.)
+        table = tf.transpose(tf.math.unsorted_segment_sum(tf.stack(rows, axis=1), columns_of, len(self.entries)))
         if scale is not None:
-            unscaled = tf.matmul(is_split[None].astype(float), into)[0] > 0
+            unscaled = np.array([entry.split for entry in self.entries])
             table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
         self.entries = [Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)]
         return tf.concat([n[None], tf.reshape(table, [-1])], axis=0)

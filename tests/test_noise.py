@@ -1,0 +1,302 @@
+"""The gradient noise as fit measures it: right, without a trace in the training, and honest where it can't be known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import fitcore
+from benchmarks.noise_accuracy import split_error
+from benchmarks.noise_cases import NOISE_CASES
+from benchmarks.noise_reference import compare
+from fitcore.noise import GradientNoise, calls, probe
+from tests import models
+
+FAST = ("dense", "conv2d", "layer_norm", "batch_norm", "sample_weights", "shared_layers", "tied_weights", "partial_batch")
+SLOW = ("attention", "lstm_masked", "lstm_backwards_dropout", "gru", "simple_rnn", "separable_conv", "fallback_recurrent")
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
+
+
+@pytest.mark.parametrize("name", [*FAST, *LATER])
+def test_agrees_with_one_backward_pass_per_example(name):
+    keras.config.set_floatx("float64")
+    assert compare(NOISE_CASES[name]).error < 1e-6
+
+
+@pytest.mark.parametrize("name", ["dense", "conv2d"])
+def test_so_does_the_fallback(name, monkeypatch):
+    keras.config.set_floatx("float64")
+    monkeypatch.setattr(calls, "RULES", {})
+    compared = compare(NOISE_CASES[name])
+    assert all("fallback" in how for how in compared.how.values())
+    assert compared.error < 1e-6
+
+
+@pytest.mark.parametrize("name", ["dense", "regularized"])
+def test_splitting_agrees_with_averages_of_them(name):
+    keras.config.set_floatx("float64")
+    assert split_error(NOISE_CASES[name]) < 1e-6
+
+
+def trained(build, noise, x=None, y=None, **arguments):
+    """(all bytes that training changes and the history, the noise) of a fresh model; random data unless given."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    if x is None:
+        x, y = models.data(20)
+    model = build()
+    history = fitcore.fit(model, x, y, **({"batch_size": 5, "verbose": 0} | arguments), noise=noise)
+    logs = {name: np.asarray(values).tobytes() for name, values in history.history.items()}
+    return (models.state(model), logs), getattr(history, "noise", None)
+
+
+def measured(build, noise, **arguments):
+    """The noise, after showing that measuring it changed nothing."""
+    plain, _ = trained(build, False, **arguments)
+    watched, found = trained(build, noise, **arguments)
+    assert plain == watched
+    return found
+
+
+@pytest.mark.parametrize("name", ["dropout", "regularized", *(pytest.param(n, marks=pytest.mark.slow) for n in (
+    "conv2d", "batch_norm", "embedding", "lstm_backwards_dropout", "attention", "fallback", "partial_batch"))])  # fmt: skip
+@pytest.mark.parametrize("estimator", ["auto", "split"])
+def test_measuring_leaves_no_trace(name, estimator):
+    def run(noise):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(3)
+        model, arguments = NOISE_CASES[name].build()
+        model.compile("adam", model.loss)
+        history = fitcore.fit(model, **{"batch_size": 6} | arguments, epochs=2, verbose=0, noise=noise).history
+        return models.state(model), history
+
+    assert run(False) == run(GradientNoise(estimator=estimator, splits=2))
+
+
+def test_what_history_has():
+    noise = measured(models.noisy, GradientNoise(splits=2), epochs=2)
+    assert noise.step.tolist() == list(range(8))
+    assert noise.batch_size.tolist() == [5] * 8
+    assert sorted(noise.layers) == ["sequential/batch_normalization", "sequential/dense", "sequential/dense_1"]
+    for quantity in ("trace", "grad_norm_sq", "batch_grad_norm_sq"):
+        total = sum(getattr(layer, quantity) for layer in noise.layers.values())
+        np.testing.assert_allclose(getattr(noise, quantity), total)
+    np.testing.assert_allclose(noise.grad_norm_sq, noise.batch_grad_norm_sq - noise.trace / 5)
+    ratio = noise.over(slice(4))
+    assert ratio.numerator == pytest.approx(noise.trace[:4].mean())
+    assert noise.interval.shape == (8, 2)
+    assert "statistics taken as constants" in noise.how["sequential/batch_normalization/gamma"]
+    assert noise.how["sequential/dense/kernel"] == "Dense: exact"
+
+
+def test_steps_left_out_and_layers_summed_up():
+    every = measured(models.noisy, True)
+    some = measured(models.noisy, GradientNoise(every=3, per_layer=False))
+    assert some.step.tolist() == [0, 3]
+    np.testing.assert_allclose(some.trace, every.trace[[0, 3]])
+    assert not some.layers
+
+
+def test_a_batch_of_one_has_no_variance():
+    noise = measured(models.linear, True, x=models.data(9)[0], y=models.data(9)[1], batch_size=4)
+    assert noise.batch_size.tolist() == [4, 4, 1]
+    assert np.isnan(noise.trace[2])
+    assert np.isfinite(noise.trace[:2]).all()
+    assert noise.weights.tolist() == [3, 3, 0]
+    alone = measured(models.linear, True, batch_size=1)
+    assert np.isnan(alone.scale).all()
+    assert alone.undetermined.all()
+
+
+def test_nan_gradients_are_recorded_and_measuring_goes_on():
+    x, y = models.data(20)
+    x[7] = np.nan  # in the second batch
+    noise = measured(lambda: models.linear(optimizer=NaNProof(0.01)), True, x=x, y=y, shuffle=False)
+    assert np.isnan(noise.trace).tolist() == [False, True, False, False]
+    assert np.isfinite(noise.ratio.numerator).all()
+
+
+class NaNProof(keras.optimizers.SGD):
+    """Takes NaN gradients for zero."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(ops.nan_to_num(gradient), variable, learning_rate)
+
+
+@pytest.mark.parametrize("optimizer", [lambda: keras.optimizers.Adam(loss_scale_factor=64.0),
+                                       lambda: keras.optimizers.Adam(gradient_accumulation_steps=2)])  # fmt: skip
+def test_a_loss_scale_is_taken_out_and_micro_steps_are_steps(optimizer):
+    plain = measured(models.linear, True, shuffle=False)
+    other = measured(lambda: models.linear(optimizer=optimizer()), True, shuffle=False)
+    assert len(other.trace) == 4
+    assert other.trace[0] == pytest.approx(plain.trace[0], rel=1e-5)
+    assert other.grad_norm_sq[0] == pytest.approx(plain.grad_norm_sq[0], rel=1e-5)
+
+
+def test_mixed_precision():
+    def build():
+        keras.config.set_dtype_policy("mixed_float16")
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(1, kernel_initializer="ones")])
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=16.0), "mse")
+        return model
+
+    def in_float32():
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(1, kernel_initializer="ones")])
+        model.compile("sgd", "mse")
+        return model
+
+    half = measured(build, True, shuffle=False)
+    keras.config.set_dtype_policy("float32")
+    assert half.trace[0] == pytest.approx(trained(in_float32, True, shuffle=False)[1].trace[0], rel=1e-2)
+
+
+def test_regularization_moves_the_gradient_and_not_its_noise():
+    def build(**options):
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(1, kernel_initializer="ones", **options)])
+        model.compile("sgd", "mse")
+        return model
+
+    without = trained(build, True, shuffle=False)[1]
+    for noise in (True, GradientNoise("split", splits=5)):
+        found = measured(lambda: build(kernel_regularizer=keras.regularizers.L2(0.5)), noise, shuffle=False)
+        assert found.trace[0] == pytest.approx(without.trace[0], rel=1e-4)
+        assert found.batch_grad_norm_sq[0] == pytest.approx(without.batch_grad_norm_sq[0], rel=1e-4)
+    found = measured(lambda: build(kernel_regularizer=keras.regularizers.L2(0.5)), True, shuffle=False)
+    assert found.applied_grad_norm_sq[0] != pytest.approx(found.batch_grad_norm_sq[0], rel=0.01)
+
+
+def test_long_computations_run_in_chunks_of_rows(monkeypatch):
+    whole = measured(models.noisy, True).trace
+    monkeypatch.setattr(probe, "CHUNK_BYTES", 100)
+    np.testing.assert_allclose(measured(models.noisy, True).trace, whole, rtol=1e-4)
+    keras.config.set_floatx("float64")
+    assert compare(NOISE_CASES["conv2d"]).error < 1e-6
+    assert compare(NOISE_CASES["fallback"]).error < 1e-6
+
+
+class InTheLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, sample_weight) + ops.mean(ops.square(ops.matmul(x, self.layers[1].kernel)))
+
+
+class Folded(layers.Layer):
+    """Puts positions among the rows: a row of its Dense is no example."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dense(2)
+
+    def build(self, shape):
+        self.inner.build((None, 1))
+
+    def call(self, inputs):
+        return ops.reshape(self.inner(ops.reshape(inputs, (-1, 1))), (-1, 6))
+
+
+def in_the_loss():
+    inputs = keras.Input((3,))
+    model = InTheLoss(inputs, layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    return model
+
+
+def folded():
+    model = keras.Sequential([keras.Input((3,)), Folded(), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_weights_used_past_their_layer_are_split():
+    noise = measured(in_the_loss, GradientNoise(splits=2))
+    assert noise.how["dense/kernel"] == "split: used outside any layer's call"
+    assert noise.how["dense/bias"] == "Dense: exact"
+    assert np.isfinite(noise.trace).all()
+    with pytest.raises(ValueError, match="outside any layer's call"):
+        trained(in_the_loss, GradientNoise("per_example"))
+
+
+def test_rows_that_are_no_examples_are_never_taken_for_them():
+    noise = measured(folded, GradientNoise(splits=2))
+    assert noise.how["sequential/folded/dense/kernel"].startswith("split: ")
+    unknown_size = measured(folded, GradientNoise(splits=2), x=models.data(19)[0], y=models.data(19)[1])
+    assert np.isnan(unknown_size.layers["sequential/folded/dense"].trace).all()
+    assert np.isfinite(unknown_size.layers["sequential/dense_1"].trace[:3]).all()
+
+
+def test_frozen_and_useless_weights():
+    def build():
+        model = models.linear()
+        model.trainable = False
+        model.compile("sgd", "mse")
+        return model
+
+    noise = measured(build, True)
+    assert noise.trace.tolist() == [0, 0, 0, 0]
+
+
+def test_a_module_that_is_no_keras_model_is_split_and_its_state_put_back():
+    class Counting(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.calls = tf.Variable(tf.ones([3, 1])), tf.Variable(0, trainable=False)
+
+        def __call__(self, x):
+            self.calls.assign_add(1)
+            return tf.matmul(x, self.w)
+
+    model = Counting()
+    engine = fitcore.Engine(model, optimizer=keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError())
+    noise = engine.fit(*models.data(20), batch_size=5, verbose=0, noise=True).noise
+    assert model.calls.numpy() == 4
+    assert np.isfinite(noise.trace).all()
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def test_a_rule_of_ones_own(monkeypatch):
+    def build():
+        model = keras.Sequential([keras.Input((3,)), Scale(), layers.Dense(1, kernel_initializer="ones")])
+        model.compile("sgd", "mse")
+        return model
+
+    monkeypatch.setattr(calls, "RULES", dict(calls.RULES))
+    by_fallback = trained(build, True)[1]
+    assert by_fallback.how["sequential/scale/variable"] == "Scale: vectorized fallback"
+
+    @fitcore.per_example(Scale, weights=("scale",))
+    def scale_gradients(layer, inputs, delta):
+        return {"scale": inputs * delta}
+
+    by_rule = measured(build, True)
+    assert by_rule.how["sequential/scale/variable"] == "Scale: rule of its own"
+    np.testing.assert_allclose(by_rule.trace, by_fallback.trace, rtol=1e-5)
+
+
+def test_bad_arguments():
+    for bad in ({"estimator": "exact"}, {"every": 0}, {"splits": 1}, {"decay": 0.0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            GradientNoise(**bad)
+    with pytest.raises(ValueError, match="tap"):
+        fitcore.per_example(Scale, weights=("scale",), tap="input")
+    with pytest.raises(ValueError, match="run_eagerly"):
+        trained(lambda: models.linear(run_eagerly=True), True)
+
+
+def test_tensorboard_events(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    noise = measured(models.noisy, GradientNoise(directory=tmp_path), epochs=3)
+    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
+    events.Reload()
+    curve = {event.step: tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors("noise/trace")}
+    assert list(curve) == list(range(1, 13))
+    np.testing.assert_allclose(list(curve.values()), noise.ratio.numerator, rtol=1e-5)
+    assert "noise/trace/sequential/dense" in events.Tags()["tensors"]
+    assert events.summary_metadata["custom_scalars__config__"].plugin_data.plugin_name == "custom_scalars"
