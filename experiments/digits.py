@@ -35,32 +35,16 @@ WARM_ROUNDS, WARM_EPOCHS = 3, 3  # for the timing of what is compiled already
 
 
 def mlp() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Flatten(),
-            layers.Dense(128, activation="relu"),
-            layers.Dropout(0.2),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
+    body = [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.2)]
+    return keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, activation="softmax")])
 
 
 def cnn() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(16, 3, strides=2),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Conv2D(32, 3, strides=2),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Flatten(),
-            layers.Dropout(0.2),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
+    body = []
+    for filters in (16, 32):
+        body += [layers.Conv2D(filters, 3, strides=2), layers.BatchNormalization(), layers.ReLU()]
+    body += [layers.Flatten(), layers.Dropout(0.2)]
+    return keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, activation="softmax")])
 
 
 def load_digits(rows: int) -> tuple[Any, Any]:
@@ -114,14 +98,14 @@ def side_by_side(
 
     # fitcore goes first, and so pays for what a process sets up only once.
     ours = compiled(build, run.seed)
-    callbacks, hooks = [run.history(f"{name}/fitcore")], [fitcore.TensorBoard(run.path / name)]
-    first = [seconds(lambda: fitcore.fit(ours, *train, callbacks=callbacks, hooks=hooks, **arguments))]
+    history, curves = run.history(f"{name}/fitcore"), fitcore.TensorBoard(run.path / name)
+    first = [seconds(lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments))]
     theirs = compiled(build, run.seed)
-    callbacks_theirs = [run.history(f"{name}/keras")]
-    first.append(seconds(lambda: theirs.fit(*train, callbacks=callbacks_theirs, **arguments)))
+    their_history = run.history(f"{name}/keras")
+    first.append(seconds(lambda: theirs.fit(*train, callbacks=[their_history], **arguments)))
 
     same = same_bits(ours, theirs)
-    sha256, accuracy = launch.weights_sha256(ours), ours.history.history["val_accuracy"]
+    sha256, accuracy = launch.weights_sha256(ours), history.history["val_accuracy"]
     different = [what for what, is_same in same.items() if not is_same]
     verdict = f"NOT bit-identical: {', '.join(different)}" if different else f"bit-identical: {', '.join(same)}"
     steps_per_epoch = -(-len(train[0]) // batch_size)
@@ -152,8 +136,8 @@ def side_by_side(
     )
     return {
         "same_bits": same,
-        "first_fit_seconds": {"fitcore": first[0], "keras": first[1]},
-        "warm_microseconds_per_step": {"fitcore": warm[0], "keras": warm[1], "ratios": ratios},
+        "first_fit_seconds": dict(zip(("fitcore", "keras"), first)),
+        "warm_microseconds_per_step": dict(zip(("fitcore", "keras"), warm)),
         "test_accuracy": accuracy,
         "one_epoch_falls_short": gain > interval,
         "weights_sha256": sha256,

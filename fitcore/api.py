@@ -40,7 +40,7 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **arguments: Any) -> k
       ValueError, TypeError: as Keras, and for arguments that make no sense, before any step has run.
       RetraceError: if more programs had to be traced than `max_traces`.
     """
-    check_model(model, "fit")
+    check_model(model, "fit", x, arguments.get("validation_data"))
     return fit_engine(Engine.of_compiled(model), x, y, **arguments)
 
 
@@ -165,7 +165,7 @@ def evaluate(
     if isinstance(model, Engine):
         engine, target = model, model
     else:
-        check_model(model, "evaluate")
+        check_model(model, "evaluate", x)
         engine, target = Engine.of_compiled(model), model
     _positive("batch_size", batch_size, optional=True)
     _positive("steps", steps, optional=True)
@@ -182,8 +182,8 @@ def evaluate(
     return keras_private.flatten_logs(model, logs) if engine.is_compiled else list(logs.values())
 
 
-def check_model(model: Any, method: str) -> None:
-    """Refuse what can't be trained, before anything is done.
+def check_model(model: Any, method: str, *data: Any) -> None:
+    """Refuse what can't be trained, before anything is done. Arguments as for `why_not`.
 
     Raises:
       TypeError: not a Keras model.
@@ -192,17 +192,18 @@ def check_model(model: Any, method: str) -> None:
     if not keras_private.is_trainer(model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
     keras_private.assert_compiled(model, method)
-    reason = why_not(model, method)
+    reason = why_not(model, method, *data)
     if reason is not None:
         raise ValueError(f"`model` can't be given to fitcore's {method}: {reason}")
 
 
-def why_not(model: Any, method: str) -> str | None:
+def why_not(model: Any, method: str, *data: Any) -> str | None:
     """Why fitcore can't run this method of a Keras model and must leave it to Keras; None if it can.
 
     Args:
       model: a Keras model.
       method: "fit", "evaluate", "train_on_batch" or "test_on_batch".
+      data: what `x` and `validation_data` are.
     """
     training = method in ("fit", "train_on_batch")
     function = "train_function" if training else "test_function"
@@ -210,9 +211,12 @@ def why_not(model: Any, method: str) -> str | None:
         return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
     if keras_private.has_own_function(model, function):
         return f"its {function} was replaced, and with it the loop that fitcore would run."
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        return "it was made under a tf.distribute strategy of several replicas; fitcore trains on one device."
-    if training and model.optimizer is None and not keras_private.overrides(model, "train_step"):
+    if keras_private.is_distributed(model):
+        kind = type(model.distribute_strategy).__name__
+        return f"it belongs to a tf.distribute strategy, {kind}; fitcore trains on one device, without one."
+    if any(isinstance(given, tf.distribute.DistributedDataset) for given in data):
+        return "its data are a tf.distribute.DistributedDataset; fitcore trains on one device."
+    if training and model.compiled and model.optimizer is None and not keras_private.overrides(model, "train_step"):
         return "it was compiled without an optimizer. Give `optimizer=` to `compile()`."
     return None
 

@@ -216,7 +216,7 @@ class Engine:
     def _program(self, kind: str, step: Any, names: tuple[str, ...]) -> Program:
         return Program(
             step,
-            lambda: metric_results(self.parts.metrics()),
+            self.model.get_metrics_result if self.is_compiled else lambda: metric_results(self.parts.metrics()),
             names,
             self._traced[kind],
             jit_compile=self.jit_compile,

@@ -11,12 +11,14 @@ from fitcore.api import check_model
 from fitcore.engine import Engine
 
 
-def train_on_batch(model: keras.Model, x: Any, y: Any = None, **arguments: Any) -> Any:
+def train_on_batch(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+) -> Any:
     """Train on one batch: `model.train_on_batch`, bit for bit, arguments and result as there.
 
     Keras's own method prepares the batch and returns the logs, so they mean what they mean in the installed version: the
-    batch's own values since Keras 3.15, running means before. Only the step is fitcore's: the one that `fitcore.fit` runs,
-    so that a model trained by both is traced once. It is no faster than Keras's: a call per step is what it costs.
+    batch's own values since Keras 3.15, running means before. Only the step is fitcore's, the one that `fitcore.fit` runs
+    and traced together with it. It is no faster than Keras's: a call per step is what costs the time.
 
     Raises:
       ValueError, TypeError: as Keras, and as `fitcore.fit` for models that can't be trained.
@@ -24,12 +26,12 @@ def train_on_batch(model: keras.Model, x: Any, y: Any = None, **arguments: Any) 
     check_model(model, "train_on_batch")
     engine = Engine.of_compiled(model)
     with keras_private.step_function(model, "train_function", engine.train_on_batch):
-        return keras_private.train_on_batch(model, x, y, **arguments)
+        return keras_private.train_on_batch(model, x, y, sample_weight, class_weight, return_dict)
 
 
-def test_on_batch(model: keras.Model, x: Any, y: Any = None, **arguments: Any) -> Any:  # noqa: PT028
+def test_on_batch(model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:  # noqa: PT028
     """Evaluate one batch: `model.test_on_batch`, bit for bit. See `train_on_batch`."""
     check_model(model, "test_on_batch")
     engine = Engine.of_compiled(model)
     with keras_private.step_function(model, "test_function", engine.test_on_batch):
-        return keras_private.test_on_batch(model, x, y, **arguments)
+        return keras_private.test_on_batch(model, x, y, sample_weight, return_dict)

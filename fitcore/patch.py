@@ -50,6 +50,7 @@ class Patch:
         self._hooks = hooks
         self.holders = 0  # calls of `patch_keras` that no leaving of a `with` has undone
         self.originals = {method: vars(keras_private.trainer_class)[method] for method in _ROUTES}
+        self._signatures = {method: inspect.signature(original) for method, original in self.originals.items()}
 
     def __enter__(self) -> Patch:
         return self
@@ -62,10 +63,10 @@ class Patch:
     def call(self, method: str, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Run `model.<method>(*args, **kwargs)` by fitcore, or by Keras if fitcore can't."""
         original = self.originals[method]
-        arguments = inspect.signature(original).bind(model, *args, **kwargs).arguments
+        arguments = self._signatures[method].bind(model, *args, **kwargs).arguments
         if "kwargs" in arguments:  # Keras's fit evaluates with a private argument; any other is an error that Keras raises
             return original(model, *args, **kwargs)
-        reason = api.why_not(model, method)
+        reason = api.why_not(model, method, arguments.get("x"), arguments.get("validation_data"))
         if reason is not None:
             self._note_fallback(method, model, reason)
             return original(model, *args, **kwargs)

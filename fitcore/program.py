@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.data.sources import Source
+from fitcore.data.sources import Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
@@ -91,6 +91,9 @@ class Program:
 
         # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
         self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
+        self._step_and_results = tf.function(
+            lambda batch: self._step(batch, _int64(0))[0] or results(), autograph=False, reduce_retracing=True
+        )
 
     def run(self, source: Source, feed: Any, first: int, index: int, steps: int | None, seconds: float = math.inf) -> Chunk:
         """Run up to `steps` steps, at least one if there are data, and stop early once `seconds` have passed.
@@ -122,7 +125,13 @@ class Program:
         """Run one step, of index 0, on a batch at hand; returns its logs. As in Keras, its shapes are traced as they are."""
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return self._eager_step(batch, _int64(0))[0] or self._results()
-        logs: dict[str, Any] = self._step(batch, _int64(0))[0]
+        logs: dict[str, Any]
+        if not self._compiled:
+            logs = self._step_and_results(batch)
+            return logs
+        # As in Keras, a step that a fit has traced serves here too. Called from within a function, it would be compiled anew
+        # for the shapes known there.
+        logs = self._step(batch, _int64(0))[0]
         return logs or self._compiled_results()
 
     def is_traced(self, source: Source) -> bool:
@@ -145,7 +154,7 @@ class Program:
         call = self._past_end.get(source.key)
         if call is None:
             feed_spec, _ = source.specs()
-            function = tf.function(lambda feed, index: self._step(feed.get_next(), index), autograph=False)
+            function = tf.function(lambda feed, index: self._step(without_optionals(feed.get_next()), index), autograph=False)
             call = function.get_concrete_function(feed_spec, tf.TensorSpec([], tf.int64))
             self._past_end[source.key] = call
         with contextlib.suppress(tf.errors.OutOfRangeError):

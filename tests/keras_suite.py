@@ -4,8 +4,12 @@
     python -m tests.keras_suite --all    # also those of models, optimizers, distillation and data adapters
 
 Each group of test files runs twice, each time in a process of its own: as it is, and with `fitcore.patch_keras()` on. Every
-test that passes unpatched must pass patched. Tests that fail or are skipped unpatched (some need packages that are not
-there) don't count, but are shown. Ends with status 1 if a test regressed, 2 if a test file could not be read.
+test that passes unpatched must pass patched. Tests that fail or are skipped unpatched and files that can't be read (some
+need packages that are not there) don't count, but are shown. Ends with status 1 if a test regressed, 2 if none in a group
+passes unpatched.
+
+The wheels of older Keras versions hold no tests. `--tests FOLDER` takes them from the `keras/src` of another one: what of its
+tests passes on the installed version must pass patched.
 
 The module is also the pytest plugin that patches Keras and notes outcomes and counts in the two processes.
 """
@@ -16,6 +20,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,8 +44,8 @@ GROUPS = {
 ALWAYS = ["trainer", "callbacks"]
 
 
-def test_folder() -> Path | None:
-    """The folder of the installed Keras that holds its tests; None if its wheel came without (before 3.13 or so)."""
+def installed_tests() -> Path | None:
+    """The folder of the installed Keras that holds its tests; None if its wheel came without."""
     spec = importlib.util.find_spec("keras")
     assert spec is not None
     assert spec.origin is not None
@@ -67,6 +72,11 @@ class Verdict:
     fallbacks: dict[str, list[str]]
 
     @property
+    def passed(self) -> int:
+        """How many tests pass unpatched."""
+        return sum(outcome == "passed" for outcome in self.unpatched.values())
+
+    @property
     def regressions(self) -> list[str]:
         """Tests that pass unpatched and don't patched."""
         return [test for test, outcome in self.unpatched.items() if outcome == "passed" != self.patched.get(test)]
@@ -79,58 +89,61 @@ class Verdict:
     def report(self) -> str:
         """The account, in lines."""
         count = Counter(self.unpatched.values())
-        both = sum(outcome == "passed" == self.patched.get(test) for test, outcome in self.unpatched.items())
         ran = ", ".join(f"{number} {method}" for method, number in sorted(self.calls.items()))
+        regressed = self.regressions
         lines = [
-            f"{len(self.unpatched)} tests; unpatched {count['passed']} passed, {count['failed']} failed, {count['skipped']} "
-            f"skipped; of those passed, {both} pass patched; {len(self.regressions)} regressions",
+            f"{len(self.unpatched) - count['unread']} tests; unpatched: {self.passed} passed, {count['failed']} failed, "
+            f"{count['skipped']} skipped; of those passed, patched: {self.passed - len(regressed)} passed, "
+            f"{len(regressed)} regressions",
             f"calls through fitcore: {ran or 'none'}; run by Keras: {sum(map(len, self.fallbacks.values()))}",
         ]
         for reason, tests in self.fallbacks.items():
             lines += [f"  {len(tests)} x {reason}", *(f"      in {test}" for test in sorted(set(tests)))]
         lines += [f"  could not be read: {test}" for test in self.unread]
-        lines += [f"  REGRESSION: {test}" for test in self.regressions]
+        lines += [f"  REGRESSION: {test}" for test in regressed]
         return "\n".join(lines)
 
 
 def judge(files: Sequence[Path]) -> Verdict:
     """Run the tests in `files` unpatched and patched, side by side."""
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = [Path(folder, name) for name in ("unpatched", "patched")]
-        runs = [_start(files, path, patched=path.name == "patched") for path in outcomes]
+        for file in files:
+            shutil.copy(file, folder)
+        Path(folder, "pytest.ini").write_text("[pytest]\n")  # the project's settings are not Keras's
+        notes = [Path(folder, name) for name in ("unpatched", "patched")]
+        runs = [_start(folder, path, patched=path.name == "patched") for path in notes]
         for run in runs:
             run.wait()
-        unpatched, patched = (json.loads(path.read_text()) for path in outcomes)
+        unpatched, patched = (json.loads(path.read_text()) for path in notes)
     return Verdict(unpatched["outcomes"], patched["outcomes"], patched["calls"], patched["fallbacks"])
 
 
-def _start(files: Sequence[Path], notes: Path, patched: bool) -> subprocess.Popen[bytes]:
+def _start(folder: str, notes: Path, patched: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+    command += ["-p", "keras_suite", f"--notes={notes}", *(["--patched"] if patched else []), folder]
     here = Path(__file__).parent
-    home = notes.with_suffix(".home")  # away from the project, whose pytest settings are not Keras's
-    home.mkdir()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "keras_suite", f"--notes={notes}"]
-    command += [f"--rootdir={home}", "--continue-on-collection-errors", *(["--patched"] if patched else [])]
     path = os.pathsep.join(filter(None, [str(here), str(here.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
     log = notes.with_suffix(".log").open("wb")
-    return subprocess.Popen([*command, *map(str, files)], cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.keras_suite", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--all", action="store_true", help="every group, not only the trainer's and the callbacks' tests")
     parser.add_argument("--group", action="append", choices=GROUPS, help="only this group; may be given again")
+    parser.add_argument("--tests", type=Path, metavar="FOLDER", help="the keras/src of another version, to take its tests")
     options = parser.parse_args(arguments)
-    folder = test_folder()
+    folder = options.tests or installed_tests()
     if folder is None:
-        print("The installed Keras came without its tests (its wheels hold them since 3.13 or so).")
+        print("The installed Keras came without its tests; --tests takes those of another version.")
         return 2
     status = 0
     for group in options.group or (GROUPS if options.all else ALWAYS):
         started = time.monotonic()
         verdict = judge([file for pattern in GROUPS[group] for file in sorted(folder.glob(pattern))])
         print(f"== {group} ({time.monotonic() - started:.0f} s)\n{verdict.report()}", flush=True)
-        status = max(status, 1 if verdict.regressions else 2 if verdict.unread else 0)
+        status = max(status, 1 if verdict.regressions else 0 if verdict.passed else 2)
     return status
 
 
@@ -173,7 +186,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--patched", action="store_true")
 
 
+def skip_if_backend(backend: str, reason: str) -> pytest.MarkDecorator:
+    """What some tests import from Keras's own conftest.py, which is not in its wheel."""
+    return pytest.mark.skipif(backend == "tensorflow", reason=reason)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    sys.modules["conftest"] = sys.modules[__name__]
     config.addinivalue_line("markers", "requires_trainable_backend: Keras's own, true of TensorFlow")
     patch = None
     if config.getoption("--patched"):

@@ -85,5 +85,5 @@ def test_data_of_unknown_size_and_generators(model):
 def test_refuses_what_fit_refuses(model):
     with pytest.raises(ValueError, match="epochs"):
         fitcore.explain(model, X, Y, epochs=-1)
-    with pytest.raises(ValueError, match="cardinality|same number|sizes"):
+    with pytest.raises(ValueError, match=r"cardinality|same number|sizes"):
         fitcore.explain(model, X, Y[:50])

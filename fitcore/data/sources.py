@@ -99,6 +99,12 @@ class ArraySource:
         return f"{self.num_rows} rows on the device, batches of {self.batch_size} gathered there, {self.order.describe()}"
 
 
+def without_optionals(batch: Any) -> Any:
+    """A batch (or its spec) with None for what a generator gave as None: Keras's adapters make an empty Optional of it."""
+    kinds = (tf.experimental.Optional, tf.OptionalSpec)
+    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, kinds) else leaf, batch)
+
+
 class DatasetSource:
     """Batches from a `tf.data` iterator, taken inside the compiled loop. Serves every other kind of input Keras takes.
 
@@ -116,11 +122,11 @@ class DatasetSource:
         return iter(self._dataset)
 
     def specs(self) -> tuple[Any, Any]:
-        return tf.data.IteratorSpec(self._dataset.element_spec), self._dataset.element_spec
+        return tf.data.IteratorSpec(self._dataset.element_spec), without_optionals(self._dataset.element_spec)
 
     def next_batch(self, feed: Any, i: tf.Tensor) -> tuple[tf.Tensor, Callable[[], Any]]:
         batch = feed.get_next_as_optional()
-        return batch.has_value(), batch.get_value
+        return batch.has_value(), lambda: without_optionals(batch.get_value())
 
     def on_epoch_begin(self) -> None:
         self._adapter.on_epoch_begin()
