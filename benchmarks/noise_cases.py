@@ -247,6 +247,15 @@ def gru_masked() -> Setup:
 
 
 @case()
+def stateful_rnn() -> Setup:
+    model = keras.Sequential([keras.Input(batch_shape=(ROWS, 5, 3)), layers.LSTM(4, stateful=True), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    for state in model.layers[0].states:
+        state.assign(_random(*state.shape))
+    return model, _data(model)
+
+
+@case()
 def simple_rnn() -> Setup:
     body = [layers.SimpleRNN(4, return_sequences=True, recurrent_dropout=0.3), layers.SimpleRNN(3, activation="relu")]
     return _simple(*body, layers.Dense(2), shape=(5, 3))

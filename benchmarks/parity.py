@@ -23,6 +23,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks.noise_parity import NOISE_CASES, fit_of
 from benchmarks.parity_cases import CASES
 from benchmarks.parity_models import Case
 
@@ -161,14 +162,15 @@ def table_line(row: Row, width: int) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    names = flags.FLAGS.case or list(CASES)
+    cases = CASES | NOISE_CASES
+    names = flags.FLAGS.case or list(cases)
     where = device()
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {where}; largest absolute differences to model.fit")
     width = max(map(len, names)) + 1
     print(f"{'case':<{width}}{'weights':>11}{'optimizer':>11}{'history':>11}  bit-identical")
     rows = []
     for name in names:
-        rows.append(compare(CASES[name]))
+        rows.append(compare(cases[name], fit_of(name)))
         print(table_line(rows[-1], width), flush=True)
     identical = sum(row.identical for row in rows)
     if flags.FLAGS.json:
@@ -182,6 +184,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
-    flags.DEFINE_multi_enum("case", None, sorted(CASES), "Train only this case; repeat the flag for several.")
+    flags.DEFINE_multi_enum("case", None, sorted(CASES | NOISE_CASES), "Train only this case; repeat the flag for several.")
     flags.DEFINE_string("json", None, "Also write rows, versions and device to this file.")
     app.run(main)

@@ -1,7 +1,7 @@
 """Noting a forward pass: which layers were called on what, and where each weight was used.
 
 While a step is traced, each layer's `call` (and what its rule wants watched) is replaced, on that one object, by a function
-that notes arguments and result and is otherwise the same. No op is added, none is moved.
+that notes arguments and result and is otherwise the same. No op is moved, and none is added but the one named below.
 
 Where a weight was used follows from the graph: the ops that take its handle. So a weight that somebody uses outside its own
 layer, through a tied kernel or in a loss, is found, not guessed.
@@ -71,18 +71,25 @@ class Watch:
     def _noting_part(self, layer: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*args: Any, **kwargs: Any) -> Any:
             current = self._stack[-1] if self._stack else None
+            # A stateful RNN hands over variables, which it changes afterwards: their values are read here, the only op that
+            # noting ever adds.
+            noted_args, noted_kwargs = keras.tree.map_structure(_read, (args, kwargs))
             result = method(*args, **kwargs)
             if current is None or current.layer is not layer or tf.compat.v1.get_default_graph() is not self.graph:
                 return result
             if name == "inner_loop":  # the masks that were drawn before the loop; asking for them again draws nothing
                 cell = layer.cell
                 current.notes["dropout_masks"] = (cell.get_dropout_mask(None), cell.get_recurrent_dropout_mask(None))
-                current.notes[name] = ((args, kwargs), result)
+                current.notes[name] = ((noted_args, noted_kwargs), result)
             else:
-                current.notes[name] = (args, result)
+                current.notes[name] = (noted_args, result)
             return result
 
         return noting
+
+
+def _read(value: Any) -> Any:
+    return tf.convert_to_tensor(value) if isinstance(value, (keras.Variable, tf.Variable)) else value
 
 
 @contextlib.contextmanager
