@@ -39,7 +39,6 @@ MEASURED: dict[str, tuple[str, GradientNoise]] = {
     "noise_every_third_step": ("cnn_batchnorm", SOMETIMES),
     "noise_split_mlp_dropout": ("mlp_dropout", SPLIT),
     "noise_split_cnn_batchnorm": ("cnn_batchnorm_partial_batch", SPLIT),
-    "noise_split_stateful_rnn": ("stateful_rnn", SPLIT),
 }
 
 NOISE_CASES = {name: Case(name, CASES[case].build) for name, (case, _) in MEASURED.items()}

@@ -40,7 +40,7 @@ def per_example_gradients(model: keras.Model, data: Sequence[Any], variables: Se
     """
     x, y, sample_weight = data
     rows = len(keras.tree.flatten(x)[0])
-    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    state = [(v, v.numpy()) for v in variables_of(model)]
     base = np.ones(rows) if sample_weight is None else np.asarray(sample_weight)
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -63,6 +63,11 @@ def per_example_gradients(model: keras.Model, data: Sequence[Any], variables: Se
     for variable, value in state:
         variable.assign(value)
     return [np.stack(column) for column in found]
+
+
+def variables_of(model: keras.Model) -> list[Any]:
+    """All that a forward pass may change: `model.variables` and, which Keras doesn't list there, the states of RNNs."""
+    return [*model.variables, *(state for layer in model.layers for state in getattr(layer, "states", None) or ())]
 
 
 def by_layer(gradients: Sequence[np.ndarray], variables: Sequence[Any]) -> dict[str, tuple[float, float, float]]:
@@ -89,7 +94,7 @@ def measure(case: NoiseCase, config: GradientNoise) -> tuple[keras.Model, dict[s
         variable.assign(variable.numpy() + 0.1 * randomized.normal(size=variable.shape))
     model.optimizer.learning_rate = 0.0
     arguments = {"batch_size": len(keras.tree.flatten(arguments["x"])[0]), "shuffle": False} | arguments
-    before = [variable.numpy() for variable in model.variables]
+    before = [variable.numpy() for variable in variables_of(model)]
     noise = fitcore.fit(model, **arguments, verbose=0, noise=config).noise
     return model, arguments, before, noise
 
@@ -101,7 +106,7 @@ def compare(case: NoiseCase, config: GradientNoise | None = None) -> Compared:
     rows = len(keras.tree.flatten(arguments["x"])[0])
     last = slice((len(noise.step) - 1) * arguments["batch_size"], rows)
     if len(noise.step) == 1:  # otherwise random generators have moved on; such cases have none
-        for variable, value in zip(model.variables, before):
+        for variable, value in zip(variables_of(model), before):
             variable.assign(value)
 
     def cut(nest: Any) -> Any:
