@@ -103,11 +103,19 @@ def linear_data(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x, SIGMA * random.normal(size=(rows, 1))
 
 
+def linear_model() -> keras.Model:
+    """The regression, at weights that are e away from the best and stay there."""
+    keras.utils.clear_session()
+    model = keras.Sequential([keras.Input((len(LAMBDA),)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.0), lambda a, b: 0.5 * tf.reduce_sum(tf.square(a - b), -1))
+    model.layers[0].set_weights([ERROR[:, None]])
+    return model
+
+
 def closed_rows(batches: int = 10_000, n: int = 16) -> Iterator[Row]:
     """Means over many batches at frozen weights, by each estimator inside the compiled loop."""
     keras.config.set_floatx("float64")
     x, y = linear_data(batches * n, seed=1)
-    plain = keras.layers.Dense(1, use_bias=False, name="weights")
     estimators = {
         "per_example": (GradientNoise("per_example"), {}),
         "fallback": (GradientNoise("per_example"), dict(RULES)),
@@ -115,16 +123,21 @@ def closed_rows(batches: int = 10_000, n: int = 16) -> Iterator[Row]:
         "split 8": (GradientNoise("split", splits=8), {}),
     }
     for name, (config, hidden) in estimators.items():
-        keras.utils.clear_session()
-        model = keras.Sequential([keras.Input((len(LAMBDA),)), type(plain).from_config(plain.get_config())])
-        model.compile(keras.optimizers.SGD(0.0), lambda a, b: 0.5 * tf.reduce_sum(tf.square(a - b), -1))
-        model.layers[0].set_weights([ERROR[:, None]])
+        model = linear_model()
         with mock.patch.dict(RULES, clear=bool(hidden)):
             noise = fitcore.fit(model, x, y, batch_size=n, shuffle=False, verbose=0, noise=config).noise
         for quantity, measured, true in zip(("trace", "grad_norm_sq"), (noise.trace, noise.grad_norm_sq), truth()):
             error = (measured.mean() - true) / (measured.std(ddof=1) / np.sqrt(len(measured)))
             more = {"mean": float(measured.mean()), "true": true, "batches": len(measured)}
             yield row(name, f"bias of {quantity}, standard errors", float(error), "|.| <= 4", abs(error) <= 4, **more)
+    model, config = linear_model(), GradientNoise("per_example", hessian_every=1)
+    full = fitcore.fit(model, x, y, batch_size=n, shuffle=False, verbose=0, noise=config).noise.hessian
+    h, h3 = LAMBDA, float(ERROR @ (LAMBDA**3 * ERROR))
+    truths = {"tr(H Sigma)": h3 + float(ERROR @ (h * ERROR) + SIGMA**2) * float((h**2).sum()), "G^T H G": h3}
+    for (quantity, true), measured in zip(truths.items(), (full.trace, full.norm)):
+        error = (measured.mean() - true) / (measured.std(ddof=1) / np.sqrt(len(measured)))
+        more = {"mean": float(measured.mean()), "true": true, "batches": len(measured)}
+        yield row("hessian", f"bias of {quantity}, standard errors", float(error), "|.| <= 4", abs(error) <= 4, **more)
     keras.config.set_floatx("float32")
 
 

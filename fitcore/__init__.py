@@ -32,6 +32,7 @@ from fitcore.hooks import (
     every,
 )
 from fitcore.noise import GradientNoise, per_example
+from fitcore.noise.gsnr import gradient_snr
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
@@ -68,6 +69,7 @@ __all__ = [
     "every",
     "explain",
     "fit",
+    "gradient_snr",
     "make_source",
     "patch_keras",
     "per_example",

@@ -118,6 +118,11 @@ def fit_engine(
         )
 
     measured = GradientNoise() if noise is True else noise or None
+    if measured is not None and engine.has_own_step:
+        raise ValueError(
+            f"`noise`: {type(engine.model).__name__} has a train_step of its own, whose loss and gradients can't be seen. Put "
+            "what is its own into `compute_loss` or `call`, or make an `Engine` of its parts."
+        )
     record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]

@@ -166,6 +166,25 @@ def test_regularization_moves_the_gradient_and_not_its_noise():
     assert found.applied_grad_norm_sq[0] != pytest.approx(found.batch_grad_norm_sq[0], rel=0.01)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
+def test_other_reductions(reduction):
+    def build():
+        return models.linear(loss=keras.losses.MeanSquaredError(reduction=reduction), optimizer=keras.optimizers.SGD(1e-4))
+
+    exact = measured(build, True, shuffle=False)
+    split = measured(build, GradientNoise("split", splits=5), shuffle=False)  # five rows in five parts: the same units
+    np.testing.assert_allclose(split.trace, exact.trace, rtol=1e-4)
+    np.testing.assert_allclose(split.batch_grad_norm_sq, exact.batch_grad_norm_sq, rtol=1e-4)
+
+
+def test_the_full_noise_scale():
+    noise = measured(models.noisy, GradientNoise(hessian_every=2), epochs=2, batch_size=10)
+    assert noise.hessian_step.tolist() == [0, 2]
+    assert noise.step.tolist() == [0, 1, 2, 3]
+    assert np.isfinite([noise.hessian.trace, noise.hessian.norm]).all()
+    assert noise.hessian.ratio.numerator[1] == pytest.approx(np.average(noise.hessian.trace, weights=[0.99, 1]))
+
+
 def test_long_computations_run_in_chunks_of_rows(monkeypatch):
     whole = measured(models.noisy, True).trace
     monkeypatch.setattr(probe, "CHUNK_BYTES", 100)
@@ -287,6 +306,39 @@ def test_bad_arguments():
         fitcore.per_example(Scale, weights=("scale",), tap="input")
     with pytest.raises(ValueError, match="run_eagerly"):
         trained(lambda: models.linear(run_eagerly=True), True)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {"loss": ops.sum(data[0])}
+
+
+def test_a_train_step_of_ones_own_is_refused():
+    inputs = keras.Input((3,))
+    model = OwnStep(inputs, layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="train_step of its own"):
+        fitcore.fit(model, *models.data(20), noise=True)
+
+
+def test_signal_to_noise_of_each_weight():
+    keras.config.set_floatx("float64")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4000, 3)) * [1.0, 2.0, 1.0]
+    y = x[:, :1] + 0.5 * random.normal(size=(4000, 1))
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1, kernel_initializer="zeros"), layers.BatchNormalization()])
+    model.layers[1].trainable = False
+    model.compile("sgd", "mse")
+    before = models.state(model)
+    found = fitcore.gradient_snr(model, x, y, batch_size=20)
+    assert models.state(model) == before
+    scale = 1 / np.sqrt(1 + model.layers[1].epsilon)
+    g = -2 * scale * y * np.concatenate([x, np.ones((4000, 1))], axis=1)  # at weights zero
+    expected = g.mean(0) ** 2 / g.var(0, ddof=1) * 3997 / 3999 - 1 / 4000
+    np.testing.assert_allclose(found["sequential/dense/kernel"][:, 0], expected[:3], rtol=1e-6)
+    np.testing.assert_allclose(found["sequential/dense/bias"], expected[3:], rtol=1e-6)
+    with pytest.raises(ValueError, match="rows"):
+        fitcore.gradient_snr(model, x[:3], y[:3])
 
 
 def test_tensorboard_events(tmp_path):

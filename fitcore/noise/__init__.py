@@ -12,6 +12,7 @@ factors.py      per-example gradients of one weight, and their squared norms
 probe.py        puts it together inside the step
 results.py      what `history.noise` is
 dashboard.py    TensorBoard events
+gsnr.py         signal-to-noise ratio of each entry of each weight, on demand
 """
 
 from fitcore.noise import convolutions, recurrent, rules  # noqa: F401

@@ -16,6 +16,8 @@ class GradientNoise:
         for which that can be done, split for the rest. `history.noise.how` says which was which.
       every: measure each so many steps; the steps between cost nothing.
       splits: micro-batches per batch of the split estimator, at least 2.
+      hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
+        Hessian-vector products: about 15 passes over a third of the batch. 0: never.
       per_layer: record each layer by itself too.
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.
@@ -29,6 +31,7 @@ class GradientNoise:
     estimator: str = "auto"
     every: int = 1
     splits: int = 4
+    hessian_every: int = 0
     per_layer: bool = True
     # What only concerns the host makes no other program of the step.
     decay: float = field(default=0.99, compare=False)
@@ -40,6 +43,8 @@ class GradientNoise:
             raise ValueError(f'`estimator` must be "auto", "per_example" or "split". Received: estimator={self.estimator!r}')
         if self.every < 1:
             raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
+        if self.hessian_every < 0:
+            raise ValueError(f"`hessian_every` must not be negative. Received: hessian_every={self.hessian_every}")
         if self.splits < 2:
             raise ValueError(f"`splits` must be at least 2. Received: splits={self.splits}")
         if not 0 < self.decay <= 1:

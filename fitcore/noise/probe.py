@@ -7,7 +7,7 @@ probe.measure(...)      the row: [n, then D and N for each entry of `entries`], 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ import tensorflow as tf
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.factors import Factor, sum_sq, wide
 from fitcore.noise.plan import SPLIT, Cut, Weight, plan, weight_factors
-from fitcore.noise.split import micro_batch_gradients
+from fitcore.noise.split import Passes, curvature
 from fitcore.noise.watch import Watch
 
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
@@ -46,6 +46,7 @@ class Probe:
     Attributes:
       entries: what the row's columns are about.
       how: how each weight was measured, by the weight's path.
+      weights: how each is measured, in the order of the variables.
       regularized: whether a third column per entry has |G_B|^2 with the regularization in it.
     """
 
@@ -56,7 +57,7 @@ class Probe:
         self.how: dict[str, str] = {}
         self.regularized = False
         self._watch: Any = None
-        self._weights: list[Weight] = []
+        self.weights: list[Weight] = []
         self._batch: int | None = None
         self._rows: Any = None
 
@@ -71,9 +72,9 @@ class Probe:
         """Plan the measurement, once the loss has been computed; returns the tensors whose gradients it needs."""
         self._rows = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
         self._batch = self._rows.shape[0]
-        self._weights = plan(self._watch, variables, self.config.estimator, self._watch.ops(), self._batch)
-        self.how = {getattr(w.variable, "path", w.variable.name): w.how for w in self._weights}
-        return list({id(tap): tap for weight in self._weights for source in weight.sources for tap in source.taps}.values())
+        self.weights = plan(self._watch, variables, self.config.estimator, self._watch.ops(), self._batch)
+        self.how = {getattr(w.variable, "path", w.variable.name): w.how for w in self.weights}
+        return list({id(tap): tap for weight in self.weights for source in weight.sources for tap in source.taps}.values())
 
     def measure(self, seen: Any, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Any) -> tf.Tensor:
         """The row of this step, float64; zeros where `every` leaves the step out. To be called before the update.
@@ -97,11 +98,16 @@ class Probe:
         def row() -> tf.Tensor:
             return self._row(batch, seen.gradients, by_tap, scale, loss_of, state)
 
-        if self.config.every == 1:
-            return row()
-        width = self._width(seen.gradients, by_tap)
-        skipped = lambda: tf.zeros([width], tf.float64)  # noqa: E731
-        return tf.cond(tf.equal(seen.step % self.config.every, 0), row, skipped)
+        def curved() -> tf.Tensor:
+            used = [v for v, gradient in zip(seen.variables, seen.gradients) if gradient is not None]
+            others = [v for v in seen.variables if _regularizer(v) is not None and all(v is not u for u in used)]
+            with Passes(loss_of, batch, 3, used, others, state) as passes:
+                return tf.stack([tf.ones([], tf.float64), *curvature(passes)])
+
+        found = sometimes(seen.step, self.config.every, row, self._width(seen.gradients, by_tap))
+        if not self.config.hessian_every:
+            return found
+        return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3)], axis=0)
 
     # --- one row ----------------------------------------------------------------------------------------------------------
 
@@ -113,13 +119,13 @@ class Probe:
 
     def _resolve(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> None:
         """Split those weights that have a gradient, but none that came by way of what was noted."""
-        for i, (weight, gradient) in enumerate(zip(self._weights, gradients)):
+        for i, (weight, gradient) in enumerate(zip(self.weights, gradients)):
             reached = any(by_tap.get(id(tap)) is not None for source in weight.sources for tap in source.taps)
             if gradient is not None and weight.sources and not reached:
                 if self.config.estimator == "per_example":
                     raise ValueError(f"`estimator='per_example'`: the gradient of {weight.layer} bypasses its layer's outputs.")
                 how = f"{SPLIT}: its gradient doesn't pass through its layer's outputs"
-                self._weights[i] = Weight(weight.variable, weight.layer, (), how)
+                self.weights[i] = Weight(weight.variable, weight.layer, (), how)
                 self.how[getattr(weight.variable, "path", weight.variable.name)] = how
 
     def _layout(self, gradients: Sequence[Any]) -> list[int | None]:
@@ -127,7 +133,7 @@ class Probe:
         index: dict[tuple[str, bool], int] = {}
         columns: list[int | None] = []
         ghosts: dict[int, bool] = {}
-        for weight, gradient in zip(self._weights, gradients):
+        for weight, gradient in zip(self.weights, gradients):
             if gradient is None:
                 columns.append(None)
                 continue
@@ -136,14 +142,14 @@ class Probe:
             columns.append(column)
             ghosts[column] = ghosts.get(column, False) or not split
         self.entries = [Entry(layer, split, ghosts[column]) for (layer, split), column in index.items()]
-        self.regularized = any(_regularizer(w.variable) is not None for w in self._weights)
+        self.regularized = any(_regularizer(w.variable) is not None for w in self.weights)
         return columns
 
     def _row(self, batch: Any, gradients: Any, by_tap: Any, scale: Any, loss_of: Any, plain_state: Any) -> tf.Tensor:
         self._resolve(gradients, by_tap)
         columns = self._layout(gradients)
         n = tf.cast(tf.shape(self._rows)[0], tf.float64)
-        live = [(w, g, c) for w, g, c in zip(self._weights, gradients, columns) if c is not None]
+        live = [(w, g, c) for w, g, c in zip(self.weights, gradients, columns) if c is not None]
         if not live:
             return n[None]
         weights = [w for w, _, _ in live]
@@ -164,12 +170,15 @@ class Probe:
         split = [k for k, w in enumerate(weights) if not w.sources]
         if split:
             measured = [weights[k].variable for k in split]
-            others = [w.variable for w in self._weights if _regularizer(w.variable) is not None and w.sources]
-            parts = micro_batch_gradients(loss_of, batch, self.config.splits, measured, others, plain_state)
+            others = [w.variable for w in self.weights if _regularizer(w.variable) is not None and w.sources]
+            with Passes(loss_of, batch, self.config.splits, measured, others, plain_state) as passes:
+                parts = [passes.gradients(j) for j in range(self.config.splits)]
+            if _sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
+                parts = [[self.config.splits * gradient for gradient in part] for part in parts]
             for position, k in enumerate(split):
                 each = tf.stack([wide(gradients[position]) for gradients in parts])
                 mean = tf.reduce_mean(each, axis=0)
-                penalty = _penalty(weights[k].variable, None)
+                penalty = _penalty(weights[k].variable, float(self.config.splits) if _sums_rows(self.model) else None)
                 deviations[k] = sum_sq(each - mean)
                 norm_sq[k] = tf.nn.l2_loss(mean if penalty is None else mean - penalty)
 
@@ -231,6 +240,13 @@ class Probe:
         return dict(zip(keys, totals))
 
 
+def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:
+    """`compute()`, a float64 vector of this width, at steps 0, `every`, ...; zeros at the others."""
+    if every == 1:
+        return compute()
+    return tf.cond(tf.equal(step % every, 0), compute, lambda: tf.zeros([width], tf.float64))
+
+
 def _sums(factors: dict[int, Factor | None], means: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
     return {key: factor.deviations(means.get(key, 0.0)) for key, factor in factors.items() if factor is not None}
 
@@ -250,11 +266,20 @@ def _connected(weights: Sequence[Weight]) -> list[list[Weight]]:
     return [members for _, members in groups]
 
 
+def _sums_rows(model: Any) -> bool:
+    """Whether the compiled loss is a sum over rows, not a mean."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    reductions = {loss.reduction for loss in losses if isinstance(loss, keras.losses.Loss)}
+    if "sum" in reductions and (len(reductions) > 1 or any(not isinstance(loss, keras.losses.Loss) for loss in losses)):
+        raise ValueError("The split estimator can't tell what part of a batch's loss a micro-batch's is: some losses are sums.")
+    return "sum" in reductions
+
+
 def _regularizer(variable: Any) -> Any:
     return getattr(variable, "regularizer", None)
 
 
-def _penalty(variable: Any, scale: tf.Tensor | None) -> tf.Tensor | None:
+def _penalty(variable: Any, scale: Any) -> tf.Tensor | None:
     """Gradient of the weight's regularization, as it is in the applied gradient; None without any."""
     if _regularizer(variable) is None:
         return None

@@ -67,6 +67,35 @@ class NoiseCurve:
 
 
 @dataclass(frozen=True)
+class FullNoise:
+    """The noise weighed by the loss's curvature H. All arrays have one entry per measurement.
+
+    Attributes:
+      trace: tr(H Sigma)^ and
+      norm: (G^T H G)^, unbiased, of this step alone; G^T H G may be negative where the loss is not convex.
+    """
+
+    trace: Array
+    norm: Array
+    decay: float
+    confidence: float
+
+    @cached_property
+    def ratio(self) -> statistics.Ratio:
+        """Running averages of both, their ratio B_noise in examples and its interval."""
+        return statistics.running_ratio(self.trace, self.norm, np.ones(len(self.trace)), self.decay, self.confidence)
+
+    @property
+    def scale(self) -> Array:
+        """B_noise = tr(H Sigma)/(G^T H G), in examples; NaN where it is undetermined."""
+        return self.ratio.value
+
+
+def _full_noise(table: Array, config: GradientNoise) -> FullNoise:
+    return FullNoise(table[:, 1], table[:, 2], config.decay, config.confidence)
+
+
+@dataclass(frozen=True)
 class NoiseCurves(NoiseCurve):
     """The whole model's gradient noise, and that of each layer.
 
@@ -75,12 +104,16 @@ class NoiseCurves(NoiseCurve):
       batch_size: examples in each step's batch.
       layers: the same for each layer with weights, by the layer's path; empty without `per_layer`.
       how: how each weight was measured, by its path.
+      hessian: what the full noise scale is made of, with `hessian_every`.
+      hessian_step: index of the step each of its entries belongs to.
     """
 
     step: np.ndarray[Any, np.dtype[np.int64]]
     batch_size: Array
     layers: Mapping[str, NoiseCurve]
     how: Mapping[str, str]
+    hessian: FullNoise | None
+    hessian_step: np.ndarray[Any, np.dtype[np.int64]]
 
 
 def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) -> NoiseCurves:
@@ -89,6 +122,12 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     Steps that were not measured are left out.
     """
     rows = rows[:, None] if rows.ndim == 1 else rows  # nothing but the batch's size
+    hessian_step = np.empty(0, np.int64)
+    hessian = None
+    if config.hessian_every:
+        rows, curved = rows[:, :-3], rows[:, -3:]
+        there = curved[:, 0] > 0
+        hessian_step, hessian = first_step + np.flatnonzero(there), _full_noise(curved[there], config)
     measured = rows[:, 0] > 0
     rows = rows[measured]
     n = rows[:, 0]
@@ -101,7 +140,13 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     layers = {layer: _curve(table, n, probe.entries, ks, config) for layer, ks in by_layer.items()} if config.per_layer else {}
     whole = _curve(table, n, probe.entries, range(count), config)
     return NoiseCurves(
-        **vars(whole), step=first_step + np.flatnonzero(measured), batch_size=n, layers=layers, how=dict(probe.how)
+        **vars(whole),
+        hessian=hessian,
+        hessian_step=hessian_step,
+        step=first_step + np.flatnonzero(measured),
+        batch_size=n,
+        layers=layers,
+        how=dict(probe.how),
     )
 
 
