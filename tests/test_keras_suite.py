@@ -11,22 +11,32 @@ FOLDER = installed_tests()
 needs_tests = pytest.mark.skipif(FOLDER is None, reason="the wheel of this Keras holds no tests")
 
 
+# What a group must reach at least, on the Keras versions whose wheel holds tests: (tests passed, fits through fitcore).
+LEAST = {
+    "trainer": (140, 140),
+    "callbacks": (40, 70),
+    "models": (140, 40),
+    "optimizers": (200, 5),
+    "distillation": (15, 5),
+    "data adapters": (5, 0),
+}
+LEFT_TO_KERAS = {"test_swap_ema_weights_with_tf_distribute"}  # by name: tf.distribute
+
+assert LEAST.keys() == GROUPS.keys()
+
+
 @needs_tests
-@pytest.mark.slow
-@pytest.mark.parametrize("group", ALWAYS)
+@pytest.mark.parametrize("group", [pytest.param(group, marks=[] if group in ALWAYS else pytest.mark.slow) for group in GROUPS])
 def test_keras_tests(group: str) -> None:
     assert FOLDER is not None
     verdict = judge([file for pattern in GROUPS[group] for file in FOLDER.glob(pattern)])
     print(verdict.report())
     assert not verdict.regressions
-    assert verdict.passed > {"trainer": 140, "callbacks": 40}[group]
-    assert verdict.calls["fit"] > {"trainer": 140, "callbacks": 70}[group]
-    if group == "trainer":
-        assert not verdict.fallbacks
-    else:  # what fitcore leaves to Keras, by name
-        assert {test.split("::")[-1] for tests in verdict.fallbacks.values() for test in tests} == {
-            "test_swap_ema_weights_with_tf_distribute"
-        }
+    passed, fits = LEAST[group]
+    assert verdict.passed >= passed
+    assert verdict.calls.get("fit", 0) >= fits
+    fallen_back = {test.split("::")[-1] for tests in verdict.fallbacks.values() for test in tests}
+    assert fallen_back == (LEFT_TO_KERAS if group == "callbacks" else set())
 
 
 SOME_TESTS = """
