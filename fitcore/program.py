@@ -112,7 +112,7 @@ class Program:
         call = self._compiled.get(self._key(source))
         if call is None:
             call = self._compiled[self._key(source)] = self._trace(source)
-        if keras_private.op_determinism():
+        if keras_private.op_determinism() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
         started = time.perf_counter()
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)

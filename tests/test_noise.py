@@ -177,6 +177,28 @@ def test_other_reductions(reduction):
     np.testing.assert_allclose(split.batch_grad_norm_sq, exact.batch_grad_norm_sq, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [40, 39])  # whole batches, and a last one of another size
+def test_some_of_the_rows_are_enough(rows):
+    def build():
+        inner = [layers.Reshape((6, 1)), layers.Conv1D(2, 3, activation="tanh"), layers.Flatten(), layers.Dense(1)]
+        model = keras.Sequential([keras.Input((6,)), *inner])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(rows, 6)).astype("float32"), random.normal(size=(rows, 1)).astype("float32")
+    run = lambda noise, keep: measured(build, noise, x=x[keep], y=y[keep], batch_size=20, shuffle=False)  # noqa: E731
+    whole, some = run(True, slice(None)), run(GradientNoise(examples=7), slice(None))
+    for layer in ("sequential/conv1d", "sequential/dense"):  # every third row of the first batch of 20: rows 0, 3, ..., 18
+        assert some.layers[layer].batch_grad_norm_sq == pytest.approx(whole.layers[layer].batch_grad_norm_sq)
+    assert some.layers["sequential/dense"].trace == pytest.approx(whole.layers["sequential/dense"].trace)
+    g = some.layers["sequential/conv1d"].trace[0] / whole.layers["sequential/conv1d"].trace[0]
+    assert 0.2 < g < 5
+    assert g != pytest.approx(1, rel=1e-3)
+    everything = run(GradientNoise(examples=20), slice(None))
+    assert everything.trace == pytest.approx(whole.trace)
+
+
 def test_the_full_noise_scale():
     noise = measured(models.noisy, GradientNoise(hessian_every=2), epochs=2, batch_size=10)
     assert noise.hessian_step.tolist() == [0, 2]
@@ -299,7 +321,15 @@ def test_a_rule_of_ones_own(monkeypatch):
 
 
 def test_bad_arguments():
-    for bad in ({"estimator": "exact"}, {"every": 0}, {"splits": 1}, {"decay": 0.0}, {"confidence": 1.0}):
+    for bad in (
+        {"estimator": "exact"},
+        {"every": 0},
+        {"splits": 1},
+        {"examples": 1},
+        {"hessian_every": -1},
+        {"decay": 0.0},
+        {"confidence": 1.0},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             GradientNoise(**bad)
     with pytest.raises(ValueError, match="tap"):

@@ -48,29 +48,31 @@ class Call:
         noted = self.notes.get("activation")
         return self.output if noted is None else noted[0][0]
 
-    def rows(self, start: tf.Tensor, size: tf.Tensor, batch: int | None) -> Call:
-        """The same call, of some of the batch's rows."""
+    def rows(self, cut: Callable[[Any], Any]) -> Call:
+        """The same call, of some of the batch's rows: those that `cut` keeps of a tensor."""
         known: dict[int, Any] = {}  # a tensor that is noted twice stays one tensor
 
-        def cut(tensor: Any) -> Any:
+        def kept(tensor: Any) -> Any:
             if id(tensor) not in known:
-                known[id(tensor)] = cut_rows(tensor, start, size, batch)
+                known[id(tensor)] = cut(tensor)
             return known[id(tensor)]
 
         return dataclasses.replace(
             self,
-            args=keras.tree.map_structure(cut, self.args),
-            kwargs=keras.tree.map_structure(cut, self.kwargs),
-            output=keras.tree.map_structure(cut, self.output),
-            notes={name: keras.tree.map_structure(cut, noted) for name, noted in self.notes.items()},
+            args=keras.tree.map_structure(kept, self.args),
+            kwargs=keras.tree.map_structure(kept, self.kwargs),
+            output=keras.tree.map_structure(kept, self.output),
+            notes={name: keras.tree.map_structure(kept, noted) for name, noted in self.notes.items()},
         )
 
 
-def cut_rows(tensor: Any, start: tf.Tensor, size: tf.Tensor, batch: int | None) -> Any:
-    """Rows start ... start + size - 1 of what has the batch's rows; anything else as it is."""
+def cut_rows(tensor: Any, rows: slice, batch: int | None) -> Any:
+    """These rows of what has the batch's rows; anything else as it is."""
     if not isinstance(tensor, tf.Tensor) or not tensor.shape.rank or tensor.shape[0] != batch:
         return tensor
-    return tensor[start : start + size]
+    kept = tensor[rows]
+    kept.set_shape([None if kept.shape.rank is None else kept.shape[0], *tensor.shape[1:]])
+    return kept
 
 
 @dataclass(frozen=True)

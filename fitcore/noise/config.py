@@ -18,6 +18,9 @@ class GradientNoise:
       splits: micro-batches per batch of the split estimator, at least 2.
       hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
         Hessian-vector products: about 15 passes over a third of the batch. 0: never.
+      examples: for layers with an axis of time or space, and for the fallback, measure at most so many of a batch's rows,
+        evenly spaced: cheaper for large batches, still unbiased as long as rows come in random order, and less sharp.
+        None: all.
       per_layer: record each layer by itself too.
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.
@@ -32,6 +35,7 @@ class GradientNoise:
     every: int = 1
     splits: int = 4
     hessian_every: int = 0
+    examples: int | None = None
     per_layer: bool = True
     # What only concerns the host makes no other program of the step.
     decay: float = field(default=0.99, compare=False)
@@ -45,6 +49,8 @@ class GradientNoise:
             raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
         if self.hessian_every < 0:
             raise ValueError(f"`hessian_every` must not be negative. Received: hessian_every={self.hessian_every}")
+        if self.examples is not None and self.examples < 2:
+            raise ValueError(f"`examples` must be at least 2. Received: examples={self.examples}")
         if self.splits < 2:
             raise ValueError(f"`splits` must be at least 2. Received: splits={self.splits}")
         if not 0 < self.decay <= 1:

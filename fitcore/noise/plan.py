@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,14 +45,6 @@ class Weight:
     layer: str
     sources: tuple[Source, ...]
     how: str
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Some of the batch's rows: `size` of them from `start` on."""
-
-    start: tf.Tensor
-    size: tf.Tensor
 
 
 def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, batch: int | None) -> list[Weight]:
@@ -129,7 +122,7 @@ def owner(variable: Any) -> str:
 
 
 def weight_factors(
-    weights: Sequence[Weight], deltas: dict[int, Any], batch: int | None, cut: Cut | None = None
+    weights: Sequence[Weight], deltas: dict[int, Any], batch: int | None, cut: slice | None = None
 ) -> dict[int, Factor | None]:
     """The factor of each weight, by the variable's id; None where no gradient reaches it.
 
@@ -147,8 +140,10 @@ def weight_factors(
         found = [None if delta is None else tf.convert_to_tensor(delta) for delta in found]
         call, rows = source.call, batch
         if cut is not None:
-            call, rows = call.rows(cut.start, cut.size, batch), None  # how many rows there are is then not static
-            found = [None if delta is None else cut_rows(delta, cut.start, cut.size, batch) for delta in found]
+            keep = functools.partial(cut_rows, rows=cut, batch=batch)
+            call = call.rows(keep)
+            found = [None if delta is None else keep(delta) for delta in found]
+            rows = next(delta for delta in found if delta is not None).shape[0]
         here = [weight.variable for weight in weights if source in weight.sources]
         if source.rule is None:
             for variable, factor in zip(here, fallback.factors(call, found, here, rows)):

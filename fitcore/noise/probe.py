@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore.noise.config import GradientNoise
-from fitcore.noise.factors import Factor, sum_sq, wide
-from fitcore.noise.plan import SPLIT, Cut, Weight, plan, weight_factors
+from fitcore.noise.factors import Factor, Outer, Plain, sum_sq, wide
+from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
 from fitcore.noise.watch import Watch
 
@@ -210,10 +210,16 @@ class Probe:
             need = sum(f.bytes_per_example for f in factors.values() if f is not None)
             most = max(CHUNK_BYTES // max(need, 1), 1)
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
-            if undivided or most >= (self._batch or 1024):
-                sums = _sums(factors, means)
+            stride = 1 if undivided or all(isinstance(f, Plain) or _flat(f) for f in factors.values()) else self._stride()
+            if undivided or (isinstance(stride, int) and most >= (self._batch or 1024) / stride):
+                sums = _sums(
+                    factors if stride == 1 else weight_factors(group, by_tap, self._batch, slice(None, None, stride)), means
+                )
             else:
-                sums = self._in_chunks(group, by_tap, means, factors, rows, most)
+                sums = self._in_chunks(group, by_tap, means, factors, stride, most)
+            if stride != 1:
+                measured = tf.cast((rows + stride - 1) // stride, tf.float64)
+                sums = {key: tf.cast(value, tf.float64) * (n / measured) for key, value in sums.items()}
             if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
                 firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
                 aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
@@ -224,20 +230,33 @@ class Probe:
                 result[id(weight.variable)] = sums.get(id(weight.variable), tf.zeros([])), centred
         return result
 
+    def _stride(self) -> Any:
+        """Every so many-th row is measured where `examples` limits them: an int, or a tensor if the batch's size is unknown."""
+        most = self.config.examples
+        if most is None:
+            return 1
+        return -(-self._batch // most) if self._batch is not None else (tf.shape(self._rows)[0] + most - 1) // most
+
     def _in_chunks(
-        self, group: Sequence[Weight], by_tap: dict[int, Any], means: dict[int, tf.Tensor], factors: Any, rows: Any, most: int
+        self, group: Sequence[Weight], by_tap: dict[int, Any], means: dict[int, tf.Tensor], factors: Any, stride: Any, most: int
     ) -> dict[int, tf.Tensor]:
-        """`_sums` over so many rows at a time."""
+        """`_sums` over so many rows at a time, of every `stride`-th row."""
         keys = [key for key, factor in factors.items() if factor is not None]
+        rows = tf.shape(self._rows)[0]
 
         def body(start: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            size = tf.minimum(most, rows - start)
-            sums = _sums(weight_factors(group, by_tap, self._batch, Cut(start, size)), means)
-            return start + size, [total + tf.cast(sums[key], tf.float64) for total, key in zip(totals, keys)]
+            end = tf.minimum(start + most * stride, rows)
+            sums = _sums(weight_factors(group, by_tap, self._batch, slice(start, end, stride)), means)
+            return start + most * stride, [total + tf.cast(sums[key], tf.float64) for total, key in zip(totals, keys)]
 
         zeros = [tf.zeros([], tf.float64) for _ in keys]
         _, totals = tf.while_loop(lambda start, totals: start < rows, body, (tf.constant(0), zeros), parallel_iterations=1)
         return dict(zip(keys, totals))
+
+
+def _flat(factor: Factor | None) -> bool:
+    """Whether a factor's squares cost next to nothing."""
+    return factor is None or (isinstance(factor, Outer) and factor.d.shape.rank == 2)
 
 
 def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:

@@ -76,7 +76,7 @@ class Passes:
         return tf.cast(tf.add_n(products), tf.float64)
 
     def _part(self, leaf: Any, j: int) -> Any:
-        part = cut_rows(leaf, j * self.size, self.size, self._rows)
+        part = cut_rows(leaf, slice(j * self.size, (j + 1) * self.size), self._rows)
         if part is not leaf and self._rows is not None:
             part.set_shape([self._rows // self._k, *leaf.shape[1:]])
         return part
