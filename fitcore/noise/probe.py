@@ -211,15 +211,15 @@ class Probe:
             most = max(CHUNK_BYTES // max(need, 1), 1)
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
             stride = 1 if undivided or all(isinstance(f, Plain) or _flat(f) for f in factors.values()) else self._stride()
+            whole = isinstance(stride, int) and stride == 1
             if undivided or (isinstance(stride, int) and most >= (self._batch or 1024) / stride):
-                sums = _sums(
-                    factors if stride == 1 else weight_factors(group, by_tap, self._batch, slice(None, None, stride)), means
-                )
+                measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
+                sums = _sums(measured, means)
             else:
                 sums = self._in_chunks(group, by_tap, means, factors, stride, most)
-            if stride != 1:
-                measured = tf.cast((rows + stride - 1) // stride, tf.float64)
-                sums = {key: tf.cast(value, tf.float64) * (n / measured) for key, value in sums.items()}
+            if not whole:
+                share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
+                sums = {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
             if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
                 firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
                 aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
