@@ -45,6 +45,21 @@ def two_outputs() -> keras.Model:
     return model
 
 
+def two_inputs() -> keras.Model:
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()(inputs)))
+    model.compile("adam", "mse")
+    return model
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return X, Y
+
+
 def given(**arguments: Any) -> dict[str, Any]:
     return {"x": X, "y": Y} | arguments
 
@@ -132,6 +147,27 @@ REFUSED: dict[str, Bad] = {
         "give an instance of this class",
     ),
     "unknown argument": (linear, given(epoch=3), TypeError, "unexpected keyword argument 'epoch'"),
+    "one of two inputs": (two_inputs, given(), ValueError, r"expects 2 (named )?input"),
+    "three of two inputs": (two_inputs, given(x=[X, X, X]), ValueError, r"expects 2 (named )?input"),
+    "y for three of two outputs": (two_outputs, given(y=[Y, Y, Y]), ValueError, "different structures"),
+    "outputs of different lengths": (two_outputs, given(y=[Y, Y[:5]]), ValueError, "'y' sizes: 20, 5"),
+    "class_weight for two outputs": (
+        two_outputs,
+        given(y=[Y, Y], class_weight={0: 1.0}),
+        ValueError,
+        "`class_weight` is only supported",
+    ),
+    "x of objects": (linear, given(x=np.array([{}] * 20)), ValueError, "Invalid dtype: object"),
+    "x a number": (linear, given(x=3), ValueError, "Unrecognized data type: x=3"),
+    "y beside a PyDataset": (linear, {"x": Batches(), "y": Y}, ValueError, "`y` should not be passed"),
+    "y beside a generator": (linear, {"x": (batch for batch in [(X, Y)]), "y": Y}, ValueError, "`y` should not be passed"),
+    "a dataset of text": (linear, {"x": dataset().map(lambda x, y: ("a", y))}, ValueError, "[Ii]nvalid dtype|string"),
+    "a schedule that returns nothing": (
+        linear,
+        given(callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch, rate: None)]),
+        ValueError,
+        r"should be (a )?float",
+    ),
 }
 
 # What Keras trips over by accident, or takes without a word: the last entry is the class of its error, None if it has none.
