@@ -117,12 +117,7 @@ def fit_engine(
             model=target,
         )
 
-    measured = GradientNoise() if noise is True else noise or None
-    if measured is not None and engine.has_own_step:
-        raise ValueError(
-            f"`noise`: {type(engine.model).__name__} has a train_step of its own, whose loss and gradients can't be seen. Put "
-            "what is its own into `compute_loss` or `call`, or make an `Engine` of its parts."
-        )
+    measured = measured_noise(engine, noise)
     record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
@@ -263,6 +258,26 @@ def _capped(steps: int | None) -> int | None:
 
 def _shows_bar(verbose: str | int) -> bool:
     return sys.stdout.isatty() if verbose == "auto" else verbose != 0
+
+
+def measured_noise(engine: Engine, noise: bool | GradientNoise) -> GradientNoise | None:
+    """What fit's `noise` asks for.
+
+    Raises:
+      TypeError, ValueError: it is something else, or the engine's step can't be measured.
+    """
+    if noise is False or noise is None:
+        return None
+    if not isinstance(noise, (bool, GradientNoise)):
+        raise TypeError(f"`noise` must be True, False or a fitcore.GradientNoise. Received: noise={noise!r}")
+    if engine.has_own_step:
+        raise ValueError(
+            f"`noise`: {type(engine.model).__name__} has a train_step of its own, whose loss and gradients can't be seen. Put "
+            "what is its own into `compute_loss` or `call`, or make an `Engine` of its parts."
+        )
+    if engine.run_eagerly:
+        raise ValueError("`noise` is measured inside the compiled step. Received: a model compiled with run_eagerly=True")
+    return GradientNoise() if noise is True else noise
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:

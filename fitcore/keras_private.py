@@ -249,6 +249,11 @@ def all_layers(model: Any) -> list[Any]:
     return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
+def own_weights(layer: Any) -> set[int]:
+    """Ids of the trainable weights a layer has itself, those of layers in it aside. Why: not public (Keras >= 3.0)."""
+    return {id(variable) for variable in layer._trainable_variables}
+
+
 def added_losses(layer: Any) -> int:
     """How many losses `add_loss` has given this layer. Why: `layer.losses` has regularizers in it too (Keras >= 3.0)."""
     return len(layer._losses)

@@ -1,10 +1,15 @@
 """The gradient noise as fit measures it: right, without a trace in the training, and honest where it can't be known."""
 
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fitcore
 from benchmarks.noise_accuracy import split_error
@@ -13,6 +18,7 @@ from benchmarks.noise_reference import compare
 from fitcore.noise import GradientNoise, calls, probe
 from tests import models
 
+ROOT = pathlib.Path(__file__).parent.parent
 FAST = ("dense", "conv2d", "layer_norm", "batch_norm", "sample_weights", "shared_layers", "tied_weights", "partial_batch")
 SLOW = ("attention", "lstm_masked", "lstm_backwards_dropout", "gru", "simple_rnn", "separable_conv", "fallback_recurrent")
 LATER = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
@@ -372,8 +378,6 @@ def test_signal_to_noise_of_each_weight():
 
 
 def test_tensorboard_events(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     noise = measured(models.noisy, GradientNoise(directory=tmp_path), epochs=3)
     events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
     events.Reload()
@@ -382,3 +386,35 @@ def test_tensorboard_events(tmp_path):
     np.testing.assert_allclose(list(curve.values()), noise.ratio.numerator, rtol=1e-5)
     assert "noise/trace/sequential/dense" in events.Tags()["tensors"]
     assert events.summary_metadata["custom_scalars__config__"].plugin_data.plugin_name == "custom_scalars"
+
+
+def test_explain_says_what_will_be_measured():
+    class Unruled(Scale):
+        def call(self, inputs):
+            return inputs + self.scale
+
+    model = keras.Sequential([keras.Input((3,)), Unruled(), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    said = fitcore.explain(model, *models.data(20), noise=GradientNoise(every=2))
+    assert (
+        "every 2 steps, per example; layers with a rule: Dense; others, row by row, or else batches split into 4: Unruled"
+        in said
+    )
+    assert "noise" not in fitcore.explain(model, *models.data(20)).split()
+    with pytest.raises(TypeError, match="noise"):
+        fitcore.fit(model, *models.data(20), noise="yes")
+
+
+@pytest.mark.slow
+def test_an_unmodified_script(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import keras, numpy as np\n"
+        "model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])\n"
+        "model.compile('sgd', 'mse')\n"
+        "model.fit(np.ones((8, 3)), np.arange(8.0), batch_size=4, verbose=0)\n"
+    )
+    command = [sys.executable, "-m", "fitcore", "--logdir", str(tmp_path / "logs"), "--noise", str(tmp_path / "script.py")]
+    subprocess.run(command, check=True, cwd=ROOT)
+    events = EventAccumulator(str(next((tmp_path / "logs").glob("1-*/train"))))
+    events.Reload()
+    assert {"noise/trace", "step/loss"} <= set(events.Tags()["tensors"])
