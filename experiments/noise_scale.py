@@ -8,7 +8,10 @@ reaches the target. McCandlish et al. (2018, arXiv:1812.06162) predict for steps
 
     (S/S_min - 1)(E/E_min - 1) = 1,   that is   S = S_min (1 + B_crit/B),   with B_crit = E_min/S_min,
 
-and that B_crit is about the noise scale B_simple = tr(Sigma)/|G|^2, averaged over the training. The curve is fitted to the
+and that B_crit is about the noise scale B_simple = tr(Sigma)/|G|^2, averaged over the steps of the training (each step towards
+the target costs B_simple examples more). It grows as the gradient shrinks, so it is measured in fifths of the training, each a
+ratio of averages, and the five are averaged; the ratio of averages over all of it, which the large gradients of the beginning
+dominate, is printed too. The curve is fitted to the
 sweep (least squares of log S; interval from refits with one seed's runs drawn for each batch size), the noise scale is measured
 by `fitcore.fit(noise=True)` in runs with the tuned rates; both are printed, with 95 % intervals, whatever they say.
 """
@@ -28,12 +31,13 @@ from experiments.digits import load_digits
 from fitcore import launch
 
 BATCHES = flags.DEFINE_multi_integer("batch", [4, 10, 20, 40, 80, 160, 400, 800], "Batch sizes of the sweep, in digits.")
-TARGET = flags.DEFINE_float("target", 0.45, "Mean cross entropy on the held-out digits at which training ends, in nats.")
+TARGET = flags.DEFINE_float("target", 0.4, "Mean cross entropy on the held-out digits at which training ends, in nats.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs per batch size and learning rate, each from other weights and orders.", 2)
 MOST_STEPS = flags.DEFINE_integer("most_steps", 6000, "Steps after which a run is given up.", 1)
 HIDDEN = flags.DEFINE_integer("hidden", 64, "Hidden units.", 1)
 
 RATES = 2.0 ** np.arange(-6, 2)  # SGD's learning rates that are tried
+PIECES = 5  # of a training, in each of which the noise scale is taken as constant
 MEASURED = (20, 40, 80, 160)  # batch sizes at which the noise scale is measured
 
 
@@ -82,13 +86,15 @@ class Training:
             before = done, loss
         return float("inf")
 
-    def noise(self, batch: int, rate: float, seed: int, steps: int) -> Any:
-        """The gradient noise over a training of so many steps."""
+    def noise(self, batch: int, rate: float, seed: int, steps: int) -> tuple[Any, list[Any]]:
+        """The gradient noise over a training of so many steps, and over parts of it one after the other."""
         self.reset(rate, seed)
         epochs = -(-steps * batch // len(self.train[0]))
         order = fitcore.Reshuffle(seed)
         history = fitcore.fit(self.model, *self.train, batch_size=batch, epochs=epochs, shuffle=order, verbose=0, noise=True)
-        return history.noise.over(slice(0, steps))
+        pieces = min(PIECES, steps // 2)
+        cuts = np.linspace(0, steps, pieces + 1).astype(int)
+        return history.noise.over(slice(0, steps)), [history.noise.over(slice(a, b)) for a, b in zip(cuts, cuts[1:])]
 
 
 def tuned(training: Training, batch: int) -> tuple[float, list[float]]:
@@ -139,12 +145,18 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     predictions = []
     for row in rows:
         if row["batch"] in MEASURED:
-            ratio = training.noise(row["batch"], row["rate"], 0, max(int(row["steps"][0]), 2))
-            found = {"batch": row["batch"], "value": float(ratio.numerator / ratio.denominator)}
-            found |= {"low": float(ratio.low), "high": float(ratio.high), "trace": float(ratio.numerator)}
-            predictions.append(found)
-            interval = f"({found['low']:.0f} to {found['high']:.0f})"
-            print(f"predicted by the noise scale over the training at batch {row['batch']}: {found['value']:.0f} {interval}")
+            whole, pieces = training.noise(row["batch"], row["rate"], 0, max(int(row["steps"][0]), 4))
+            scales = np.array([float(piece.numerator / piece.denominator) for piece in pieces])
+            errors = np.array([float(piece.high - piece.low) for piece in pieces]) / (2 * 1.96)  # infinite if undetermined
+            value, error = float(scales.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
+            overall = float(whole.numerator / whole.denominator)
+            found = {"batch": row["batch"], "value": value, "low": value - 1.96 * error, "high": value + 1.96 * error}
+            predictions.append(found | {"pieces": scales.tolist(), "ratio_of_averages": overall})
+            print(f"predicted by the noise scale in the training at batch {row['batch']}: {value:.0f}", end=" ")
+            print(
+                f"({found['low']:.0f} to {found['high']:.0f}); in its fifths {', '.join(f'{s:.0f}' for s in scales)}; ", end=""
+            )
+            print(f"ratio of averages {overall:.0f} ({float(whole.low):.0f} to {float(whole.high):.0f})", flush=True)
     ratios = [found["value"] / critical for found in predictions]
     print(f"prediction over outcome: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     outcome = {"critical": critical, "interval": spread.tolist(), "s_min": smin, "e_min": smin * critical}
