@@ -18,6 +18,7 @@ by `fitcore.fit(noise=True)` in runs with the tuned rates; both are printed, wit
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
@@ -94,7 +95,7 @@ class Training:
         history = fitcore.fit(self.model, *self.train, batch_size=batch, epochs=epochs, shuffle=order, verbose=0, noise=True)
         pieces = min(PIECES, steps // 2)
         cuts = np.linspace(0, steps, pieces + 1).astype(int)
-        return history.noise.over(slice(0, steps)), [history.noise.over(slice(a, b)) for a, b in zip(cuts, cuts[1:])]
+        return history.noise.over(slice(0, steps)), [history.noise.over(slice(a, b)) for a, b in itertools.pairwise(cuts)]
 
 
 def tuned(training: Training, batch: int) -> tuple[float, list[float]]:
