@@ -405,6 +405,14 @@ def test_explain_says_what_will_be_measured():
         fitcore.fit(model, *models.data(20), noise="yes")
 
 
+def test_a_picture():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    noise = measured(models.noisy, True, epochs=3)
+    axes = fitcore.noise.plot(noise, figure.subplots(), layers=True)
+    assert [line.get_label() for line in axes.lines] == ["noise scale", "batch size", *noise.layers]
+    figure.canvas.draw()
+
+
 @pytest.mark.slow
 def test_an_unmodified_script(tmp_path):
     (tmp_path / "script.py").write_text(

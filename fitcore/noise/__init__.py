@@ -12,13 +12,15 @@ factors.py      per-example gradients of one weight, and their squared norms
 probe.py        puts it together inside the step
 results.py      what `history.noise` is
 dashboard.py    TensorBoard events
+plot.py         a picture, with matplotlib
 gsnr.py         signal-to-noise ratio of each entry of each weight, on demand
 """
 
 from fitcore.noise import convolutions, recurrent, rules  # noqa: F401
 from fitcore.noise.calls import per_example
 from fitcore.noise.config import GradientNoise
+from fitcore.noise.plot import plot
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurves
 
-__all__ = ["GradientNoise", "NoiseCurves", "Probe", "per_example"]
+__all__ = ["GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]
