@@ -141,7 +141,8 @@ def fit_engine(
         run.close()
         if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
-            target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
+            noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
+            target.history.steps |= noise_found.per_step(first_step, len(rows))
     return target.history
 
 

@@ -100,6 +100,7 @@ def test_steps_left_out_and_layers_summed_up():
     every = measured(models.noisy, True)
     some = measured(models.noisy, GradientNoise(every=3, per_layer=False))
     assert some.step.tolist() == [0, 3]
+    assert np.isfinite(trained(models.noisy, GradientNoise(every=3))[1].per_step(0, 4)["noise/trace"]).tolist() == [1, 0, 0, 1]
     np.testing.assert_allclose(some.trace, every.trace[[0, 3]])
     assert not some.layers
 

@@ -57,16 +57,17 @@ def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, 
       loss_end: number of ops after the loss.
       batch: rows in the batch, if known while tracing.
     """
-    ops = watch.graph.get_operations()
+    ops = watch.graph.get_operations()[:loss_end]
+    numbers = {id(op): i for i, op in enumerate(ops)}
     sources: dict[tuple[int, bool], Source] = {}  # by call, and whether by rule
-    return [_weight(watch, variable, estimator, loss_end, batch, ops, sources) for variable in variables]
+    return [_weight(watch, variable, estimator, numbers, batch, ops, sources) for variable in variables]
 
 
 def _weight(
     watch: Watch,
     variable: Any,
     estimator: str,
-    loss_end: int,
+    numbers: dict[int, int],
     batch: int | None,
     ops: Sequence[Any],
     sources: dict[Any, Source],
@@ -74,7 +75,7 @@ def _weight(
     layer = owner(variable)
     if estimator == "split":
         return Weight(variable, layer, (), SPLIT)
-    used = uses(watch, variable, loss_end)
+    used = uses(watch, variable, numbers)
     if used.elsewhere:
         return _split(variable, layer, estimator, "used outside any layer's call")
     found: dict[int, Source] = {}

@@ -115,6 +115,14 @@ class NoiseCurves(NoiseCurve):
     hessian: FullNoise | None
     hessian_step: np.ndarray[Any, np.dtype[np.int64]]
 
+    def per_step(self, first_step: int, steps: int) -> dict[str, Array]:
+        """The whole model's curves with an entry for every step from `first_step` on, NaN where nothing was measured."""
+        found = {}
+        for name in ("trace", "grad_norm_sq", "scale"):
+            found[f"noise/{name}"] = np.full(steps, np.nan)
+            found[f"noise/{name}"][self.step - first_step] = getattr(self, name)
+        return found
+
 
 def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) -> NoiseCurves:
     """What `rows`, recorded by `probe` from step `first_step` on, say; `config` says how to average.

@@ -120,11 +120,10 @@ class Uses:
     elsewhere: bool
 
 
-def uses(watch: Watch, variable: Any, loss_end: int) -> Uses:
-    """Where `variable` was used up to op number `loss_end`, its regularizer aside."""
+def uses(watch: Watch, variable: Any, numbers: dict[int, int]) -> Uses:
+    """Where `variable` was used, its regularizer aside. `numbers`: of the ops up to the loss, by their ids."""
     handle = (variable.value if isinstance(variable, keras.Variable) else variable).handle
     placeholder = watch.graph.capture(handle)
-    numbers = {id(op): i for i, op in enumerate(watch.graph.get_operations()[:loss_end])}
     found: dict[int, Call] = {}
     elsewhere = False
     for op in placeholder.consumers():
