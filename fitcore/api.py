@@ -28,12 +28,13 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **arguments: Any) -> k
     Takes every argument of `keras.Model.fit` with its meaning and default, and those of `fit_engine` below it.
 
     Returns:
-      The History that `model.fit` returns, which is `model.history` too, with four attributes more:
+      The History that `model.fit` returns, which is `model.history` too, with these attributes more:
         steps: what was recorded, by name: float64 arrays with one entry per optimizer step. `"step/loss"` is each batch's
           own loss; `history["loss"]` is, as in Keras, the running mean over each epoch.
         first_step: index of the step that their first entry belongs to.
         stop_reason: a `StopReason`, or None if training ran to its last epoch.
         evaluations: [(steps done, {"val_...": value})] of the evaluations that hooks asked for.
+        noise: with `noise=`, what was measured: a `fitcore.noise.NoiseCurves`; its totals are in `steps` too, as "noise/...".
         account: {"steps", "calls" (compiled calls), "traces" (programs traced), "seconds"}.
 
     Raises:
