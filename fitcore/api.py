@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
+from fitcore.data.sources import source_of
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
@@ -106,6 +107,7 @@ def fit_engine(
     )
     each = engine.steps_per_execution
     stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
+    stream.reset()
 
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
@@ -139,6 +141,9 @@ def fit_engine(
             own_model=own_model,
         )
     finally:
+        if engine.validation is not None:
+            engine.validation = None
+            keras_private.drop_validation(engine.model)
         run.close()
         if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
@@ -173,7 +178,26 @@ def evaluate(
     _positive("steps", steps, optional=True)
     steps = _capped(steps)
     source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
-    stream = Stream(source, steps, engine.steps_per_execution)
+    return _evaluate(engine, target, Stream(source, steps, engine.steps_per_execution), verbose, callbacks, return_dict)
+
+
+def is_validating(model: Any) -> bool:
+    """Whether the model is inside a fit of fitcore's that validates through an `evaluate` of the model's own."""
+    engine: Engine | None = vars(model).get("_fitcore_engine")
+    return engine is not None and engine.validation is not None
+
+
+def evaluate_cached(model: keras.Model, verbose: str | int = "auto", callbacks: Any = None, return_dict: bool = False) -> Any:
+    """What `evaluate(..., _use_cached_eval_dataset=True)` is inside a fit of fitcore's: its validation data, read on."""
+    engine = Engine.of_compiled(model)
+    iterator = engine.validation
+    stream = Stream(source_of(iterator.data_adapter), iterator.steps_per_epoch, engine.steps_per_execution)
+    return _evaluate(engine, model, stream, verbose, callbacks, return_dict)
+
+
+def _evaluate(
+    engine: Engine, target: Any, stream: Stream, verbose: str | int, callbacks: Any, return_dict: bool
+) -> dict[str, Any] | list[Any]:
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_progbar=_shows_bar(verbose), verbose=verbose, epochs=1, steps=stream.num_steps, model=target
@@ -181,7 +205,7 @@ def evaluate(
     logs = loop.evaluate(engine, stream, callbacks, target)
     if return_dict:
         return logs
-    return keras_private.flatten_logs(model, logs) if engine.is_compiled else list(logs.values())
+    return keras_private.flatten_logs(engine.model, logs) if engine.is_compiled else list(logs.values())
 
 
 def check_model(model: Any, method: str, *data: Any) -> None:
@@ -231,9 +255,16 @@ def _validation(engine: Engine, target: Any, data: Any, batch_size: int | None, 
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if engine.is_compiled and keras_private.overrides(engine.model, "evaluate"):
-        return lambda callbacks: engine.model.evaluate(
-            x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps, callbacks=callbacks, return_dict=True
-        )
+        given = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+
+        def by_its_own_evaluate(callbacks: keras.callbacks.CallbackList) -> Any:
+            if engine.validation is None:
+                engine.validation = keras_private.cache_validation(engine.model, **given, steps_per_epoch=steps)
+            return engine.model.evaluate(
+                **given, steps=steps, callbacks=callbacks, return_dict=True, _use_cached_eval_dataset=True
+            )
+
+        return by_its_own_evaluate
     steps = _capped(steps)
 
     @functools.cache

@@ -94,6 +94,7 @@ class Engine:
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
+        self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
 
     # --- running --------------------------------------------------------------------------------------------------------
 

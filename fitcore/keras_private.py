@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import AutocastScope
-from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
@@ -215,6 +215,23 @@ def flatten_logs(model: Any, logs: dict[str, Any]) -> Any:
 def pythonify(logs: Any) -> dict[str, Any]:
     """`logs` flat, sorted by key, as Python numbers. Why: evaluate returns them so (Keras >= 3.10)."""
     return _pythonify_logs(logs)
+
+
+def cache_validation(model: Any, **arguments: Any) -> Any:
+    """Make, keep with the model and return the iterator that its `evaluate(_use_cached_eval_dataset=True)` reads from.
+
+    Why: Keras's fit validates so, through a class's own `evaluate` too, and thus reads a generator on (Keras >= 3.0).
+    """
+    strategy, each = model.distribute_strategy, model.steps_per_execution
+    model._eval_epoch_iterator = TFEpochIterator(
+        distribute_strategy=strategy, steps_per_execution=each, shuffle=False, **arguments
+    )
+    return model._eval_epoch_iterator
+
+
+def drop_validation(model: Any) -> None:
+    """Take that iterator away, as Keras's fit does at its end. Why: as above."""
+    model._eval_epoch_iterator = None
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------------------

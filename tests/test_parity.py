@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -17,20 +20,19 @@ import pytest
 
 import fitcore
 from benchmarks import parity
-from benchmarks.parity_cases import CASES
-from benchmarks.parity_models import Case, Setup, mlp, regression
+from benchmarks.parity import __main__ as command
+from benchmarks.parity import table
+from benchmarks.parity.comparison import Outcome, Row, judged, train
+from benchmarks.parity.setup import CASES, Case, Impossible, Setup, mlp, regression
 
 ROOT = Path(__file__).parent.parent
 
 SOME = [
-    "cnn_batchnorm_partial_batch",
-    "attention_dropout",
-    "embedding_sparse_gradients",
     "dict_inputs_and_outputs",
     "dataset_shorter_than_steps_per_epoch",
+    "py_dataset_that_changes",
     "steps_per_execution",
-    "moving_average",
-    "early_stopping",
+    "own_evaluate_on_generator",
 ]
 
 
@@ -79,15 +81,16 @@ def zeros_of_the_other_sign(model: keras.Model, **arguments: Any) -> Any:
     return history
 
 
-def failing(model: keras.Model, **arguments: Any) -> Any:
-    raise ValueError("some words\nand more")
-
-
 def small() -> Setup:
     """One feature is always zero: its weights' momenta stay zero."""
     data = regression(64)
     data["x"][:, 5] = 0.0
     return mlp(), data | {"epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def by_keras() -> Outcome:
+    return train(Case("small", small), keras.Model)
 
 
 @pytest.mark.parametrize(
@@ -100,68 +103,143 @@ def small() -> Setup:
         (zeros_of_the_other_sign, (False, False, False)),
     ],
 )
-def test_what_differs_is_noticed(fit: Callable[..., Any], where: tuple[bool, ...]) -> None:
-    row = parity.compare(Case("small", small), fit)
+def test_what_differs_is_noticed(fit: Callable[..., Any], where: tuple[bool, ...], by_keras: Outcome) -> None:
+    row = judged("small", by_keras, by_keras, train(Case("small", small), SimpleNamespace(fit=fit)))
     assert (row.verdict, row.identical) == ("NO", False)
     differences = [row.weights, row.optimizer, row.history]
     assert [value is not None and value > 0 for value in differences] == [*where]
 
 
-def test_a_case_that_proves_nothing_is_not_counted() -> None:
+def test_a_case_that_proves_nothing_is_not_counted(by_keras: Outcome) -> None:
     """What Keras doesn't repeat, and what fails."""
-    seeds = iter(range(9))
-
-    def unrepeatable() -> Setup:
-        keras.utils.set_random_seed(next(seeds))
-        return small()
-
-    row = parity.compare(Case("unrepeatable", unrepeatable))
+    seeded_otherwise = dataclasses.replace(by_keras, history={"loss": np.zeros(2)})
+    row = judged("unrepeatable", by_keras, seeded_otherwise, by_keras)
     assert (row.verdict, row.identical) == ("Keras not deterministic", False)
-    row = parity.compare(Case("small", small), failing)
+
+    def broken() -> Setup:
+        raise ValueError("some words\nand more")
+
+    row = parity.compare(Case("broken", broken))
     assert (row.verdict, row.identical, row.weights) == ("ValueError: some words", False, None)
 
 
+def test_what_a_version_lacks_is_skipped() -> None:
+    def impossible() -> Setup:
+        raise Impossible("not before Keras 9")
+
+    row = parity.compare(Case("impossible", impossible))
+    assert (row.verdict, row.identical, row.skipped) == ("skipped: not before Keras 9", False, True)
+
+
+def test_what_a_case_reports_is_compared() -> None:
+    """Not only weights and History: a case of several calls names what else counts."""
+
+    def several() -> Setup:
+        model = mlp()
+        return model, lambda by: {"loss": by.evaluate(model, **regression(32), verbose=0), "text": by.__name__}
+
+    fake = SimpleNamespace(evaluate=fitcore.evaluate, __name__="Model")
+    assert parity.compare(Case("several", several), fake).verdict == "yes"
+    row = judged("several", *[train(Case("several", several), by) for by in (keras.Model, keras.Model, fitcore)])
+    assert (row.verdict, row.weights, row.history) == ("NO", 0.0, math.inf)
+
+
 def test_there_are_enough_cases() -> None:
-    assert len(CASES) >= 12
+    assert len(CASES) >= 120
     for name, case in CASES.items():
         assert case.name == name
-    optimizers = {type(case.build()[0].optimizer).__name__ for name, case in CASES.items() if name != "mixed_float16"}
-    assert len(optimizers) >= 5
+        assert case.text
+        assert case.theme
+        assert "|" not in case.text
+    assert len({case.text for case in CASES.values()}) == len(CASES)
+
+
+def results(odd: Row | None = None, version: str = "1") -> dict[str, Any]:
+    rows = [Row(name, True, "yes", 0.0, 0.0, 0.0, 1.0) for name in CASES]
+    if odd is not None:
+        rows = [odd if row.case == odd.case else row for row in rows]
+    versions = {"keras": version, "tensorflow": "2", "numpy": "3", "python": "4"}
+    return {"versions": versions, "device": "CPU", "date": "2026-01-01", "rows": [dataclasses.asdict(row) for row in rows]}
+
+
+def test_the_table_lists_exactly_the_cases() -> None:
+    """PARITY.md would be stale otherwise: run the three commands at its head."""
+    listed = re.findall(r"^\| (.*) \| `(\w+)` \| (.*) \| (.*) \|$", table.PARITY.read_text(), re.MULTILINE)
+    assert [(text, name) for text, name, _, _ in listed] == [(case.text, name) for name, case in CASES.items()]
+    for _, name, *verdicts in listed:
+        for verdict in verdicts:
+            assert verdict.startswith(("yes", "skipped: ")), name
+
+
+def test_the_table_says_what_differs() -> None:
+    odd = Row("sgd", False, "NO", 0.25, 0.0, 1e-7, 1.0)
+    written = table.parity_table([results(), results(odd, "0")])
+    assert "| `sgd` | yes | **no**: weights differ by up to 0.25, optimizer 0, History 1e-07 |" in written
+    assert f"| {len(CASES)} of {len(CASES)} |" in written
+    assert f"| {len(CASES) - 1} of {len(CASES)} |" in written
+    again = results(Row("sgd", True, "yes", 0, 0, 0, 1.0, op_determinism=True), "0")
+    again["rows"] = [row for row in again["rows"] if row["case"] == "sgd"]
+    joined = table.parity_table([results(), results(odd, "0"), again])
+    assert "| `sgd` | yes | yes, with op determinism |" in joined
+    with pytest.raises(ValueError, match="every case"):
+        table.parity_table([results(), again])
 
 
 def test_the_command(tmp_path: Path) -> None:
     """Its last line, its exit status, and the JSON; a fit that is wrong is seen from outside too."""
-    command = [
+    arguments = [
         sys.executable,
         "-m",
         "benchmarks.parity",
-        "--case=shuffle_off",
+        "--case=epochs_zero",
         "--case=initial_epoch",
         f"--json={tmp_path}/r.json",
     ]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[-3:]] == ["shuffle_off", "initial_epoch", "parity"]
+    assert [line.split()[0] for line in lines[-3:]] == ["epochs_zero", "initial_epoch", "parity"]
     assert lines[-1] == "parity 2/2 bit-identical"
     assert lines[0].startswith(f"Keras {keras.__version__}, TensorFlow ")
     written = json.loads((tmp_path / "r.json").read_text())
     assert [(row["case"], row["identical"], row["weights"]) for row in written["rows"]] == [
-        ("shuffle_off", True, 0.0),
+        ("epochs_zero", True, 0.0),
         ("initial_epoch", True, 0.0),
     ]
     assert written["versions"]["keras"] == keras.__version__
 
 
 def test_the_command_fails_if_a_case_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    class Flags:
-        case = ("small",)
-        json = None
+    """And not if one is skipped; what Keras doesn't repeat is tried again with op determinism, and marked."""
 
-    monkeypatch.setattr(parity, "CASES", {"small": Case("small", lambda: (_ for _ in ()).throw(OSError("gone")))})
-    monkeypatch.setattr(parity.flags, "FLAGS", Flags)
+    class Flags:
+        case = ("small", "unknown", "unsteady")
+        json = None
+        op_determinism = False
+
+    rows = {
+        "small": Row("small", False, "ValueError: gone", None, None, None, 1.0),
+        "unknown": Row("unknown", False, "skipped: too old", None, None, None, 1.0),
+        "unsteady": Row("unsteady", False, "Keras not deterministic", 1.0, 1.0, 1.0, 1.0),
+    }
+    again = Row("unsteady", True, "yes", 0.0, 0.0, 0.0, 1.0, op_determinism=True)
+    monkeypatch.setattr(command, "CASES", {name: name for name in rows})
+    monkeypatch.setattr(command, "compare", rows.__getitem__)
+    monkeypatch.setattr(command, "compare_deterministically", lambda name: again)
+    monkeypatch.setattr(command.flags, "FLAGS", Flags)
     with pytest.raises(SystemExit) as left:
-        parity.main(["parity"])
+        command.main(["parity"])
     assert int(left.value.code or 0) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "parity 0/1 bit-identical"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "parity 1/2 bit-identical, 1 skipped"
+    assert lines[-2].endswith("yes, with op determinism")
+    Flags.case = ("unknown", "unsteady")
+    with pytest.raises(SystemExit) as left:
+        command.main(["parity"])
+    assert int(left.value.code or 0) == 0
+
+
+def test_again_with_op_determinism() -> None:
+    row = command.compare_deterministically("epochs_zero")
+    assert (row.verdict, row.op_determinism) == ("yes", True)

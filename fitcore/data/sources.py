@@ -168,12 +168,18 @@ def make_source(
     )
     if adapter.num_batches == 0:
         raise ValueError(f"`x` holds no data: 0 batches. Received: x={_summary(x)}")
-    tensors = keras_private.array_inputs(adapter)
-    if tensors is not None:
-        return ArraySource(tensors, adapter.batch_size, own_order or KerasOrder(shuffle))  # type: ignore[arg-type]
-    if own_order is not None:
+    source = source_of(adapter, own_order or KerasOrder(shuffle))  # type: ignore[arg-type]
+    if own_order is not None and not isinstance(source, ArraySource):
         raise ValueError(f"`shuffle={own_order}` needs dense arrays for `x`; this input has an order of its own: {_summary(x)}")
-    return DatasetSource(adapter)
+    return source
+
+
+def source_of(adapter: Any, order: Order | None = None) -> ArraySource | DatasetSource:
+    """The source that serves one of Keras's data adapters; arrays in `order`, None being as they stand."""
+    tensors = keras_private.array_inputs(adapter)
+    if tensors is None:
+        return DatasetSource(adapter)
+    return ArraySource(tensors, adapter.batch_size, order or KerasOrder(False))
 
 
 def _summary(x: Any) -> str:

@@ -31,10 +31,13 @@ class Stream:
         self.batch_index = 0  # next batch of that pass
         self.step = 0  # next step of the epoch under way
         self.feed: Any = None  # what the pass under way is served from
-        self.reset()
+        self._num_batches = source.num_batches
 
     def reset(self) -> None:
-        """Forget the pass under way. As in Keras, a PyDataset hears of an epoch's end before its first one too."""
+        """Forget the pass under way. As in Keras, a PyDataset hears of an epoch's end before its first one too.
+
+        `fit` does so once, and each evaluation.
+        """
         self.feed = None
         self._num_batches = self.source.num_batches
         self.source.on_epoch_end()

@@ -1,0 +1,103 @@
+"""Writes PARITY.md: `python -m benchmarks.parity.table NEWEST.json OLDEST.json ...`, from what `--json` wrote.
+
+Results of one version and device are joined, later ones taking the place of earlier: a case can be run again alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.parity import CASES
+from benchmarks.parity.comparison import Row
+
+PARITY = pathlib.Path(__file__).parent.parent.parent / "PARITY.md"
+
+HEAD = """# Parity with `model.fit`
+
+Each row is one feature of fit. A small model is trained by `model.fit`, by `model.fit` again, and by `fitcore.fit`, from the
+same seed. **yes**: all weights, random states, optimizer variables, every value of the History and whatever else the row names
+(files, events, calls) are equal to the last bit, and Keras repeats itself. "with op determinism": Keras repeats itself only
+with `tf.config.experimental.enable_op_determinism()`, which was on for both.
+
+This file is written by a command, never by hand:
+
+```sh
+python -m benchmarks.parity --json newest.json    # in an environment with the newest Keras
+python -m benchmarks.parity --json oldest.json    # in one with the oldest
+python -m benchmarks.parity.table newest.json oldest.json
+```
+"""
+
+TAIL = """
+## What Keras runs itself
+`fitcore.fit` refuses these with the reason; under `fitcore.patch_keras()` and `python -m fitcore` Keras's own fit runs them,
+with a warning, counted (`patch.fallbacks`). They are therefore the same by construction and have no row.
+
+- A model under a `tf.distribute` strategy, or data that are a `tf.distribute.DistributedDataset`: fitcore trains on one device.
+- A model class that overrides `make_train_function` or `make_test_function`, or a model whose `train_function` or
+  `test_function` was replaced: it brings the loop that fitcore would run.
+- A model compiled without an optimizer and without a `train_step` of its own: Keras's error is the result.
+- `predict` and `predict_on_batch`: fitcore leaves them alone.
+
+## What can't be compared
+- Training without a global seed, with `shuffle=True` or dropout: Keras doesn't repeat itself.
+- On a GPU without op determinism Keras doesn't repeat itself in many models; the command then runs these with it.
+- `fitcore.Reshuffle`, `fitcore.Engine` of explicit parts, hooks that stop or set: Keras has nothing like them.
+- Times, and what is printed: the progress bar is redrawn when the compiled loop returns, not after each batch, and
+  `verbose="auto"` shows none in a pipe.
+"""
+
+
+def parity_table(results: Sequence[dict[str, Any]]) -> str:
+    """PARITY.md for results as `--json` writes them.
+
+    Raises:
+      ValueError: if the results of a version lack a case.
+    """
+    joined: dict[str, dict[str, Any]] = {}
+    for result in results:
+        before = joined.setdefault(str((result["versions"], result["device"])), result)
+        joined[str((result["versions"], result["device"]))] = result | {"rows": before["rows"] + result["rows"]}
+    results = list(joined.values())
+    rows = []
+    for result in results:
+        named = {row["case"]: Row(**row) for row in result["rows"] if row["case"] in CASES}
+        if named.keys() != CASES.keys():
+            missing = sorted(CASES.keys() - named.keys())
+            raise ValueError(f"Results must hold every case. Missing for {result['versions']}: {missing}")
+        rows.append(named)
+    lines = [
+        HEAD,
+        "| run | Keras | TensorFlow | NumPy | Python | device | date | bit-identical |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for i, (result, named) in enumerate(zip(results, rows)):
+        versions = [result["versions"][name] for name in ("keras", "tensorflow", "numpy", "python")]
+        skipped = sum(row.skipped for row in named.values())
+        count = f"{sum(row.identical for row in named.values())} of {len(named) - skipped}"
+        count += f", {skipped} impossible there" if skipped else ""
+        lines.append(f"| {i + 1} | {' | '.join(versions)} | {result['device']} | {result['date']} | {count} |")
+    theme = None
+    for name, case in CASES.items():
+        if case.theme != theme:
+            theme = case.theme
+            heads = [f"Keras {result['versions']['keras']}" for result in results]
+            lines += ["", f"## {theme}", f"| feature | case | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
+        cells = [verdict(named[name]).replace("|", "\\|") for named in rows]
+        lines.append(f"| {case.text} | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" + TAIL
+
+
+def verdict(row: Row) -> str:
+    """What a cell says: the verdict, with the largest differences if there are any."""
+    if row.verdict == "NO":
+        return f"**no**: weights differ by up to {row.weights:.2g}, optimizer {row.optimizer:.2g}, History {row.history:.2g}"
+    return row.verdict + (", with op determinism" if row.op_determinism else "")
+
+
+if __name__ == "__main__":
+    PARITY.write_text(parity_table([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]]))
