@@ -56,6 +56,7 @@ def measured(case: Case, noise: GradientNoise) -> Setup:
 
 
 for name, (case_name, noise) in MEASURED.items():
-    text = f"{CASES[case_name].text}, the noise measured" + (" by splitting" if noise is SPLIT else "")
+    how = {AUTO: "", SPLIT: " by splitting", SOMETIMES: " every third step, with Hessian-vector products every fourth"}[noise]
+    text = f"{CASES[case_name].text}, the noise measured{how}"
     theme = (__doc__ or "").rstrip(".")
     CASES[name] = Case(name, lambda case=CASES[case_name], noise=noise: measured(case, noise), text, theme)  # type: ignore[misc]
