@@ -31,6 +31,8 @@ from fitcore.hooks import (
     When,
     every,
 )
+from fitcore.noise import GradientNoise, per_example
+from fitcore.noise.gsnr import gradient_snr
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
@@ -45,6 +47,7 @@ __all__ = [
     "RETURNS",
     "Engine",
     "Evaluate",
+    "GradientNoise",
     "Hook",
     "NonFinite",
     "Observation",
@@ -66,8 +69,10 @@ __all__ = [
     "every",
     "explain",
     "fit",
+    "gradient_snr",
     "make_source",
     "patch_keras",
+    "per_example",
     "test_on_batch",
     "test_step",
     "train_on_batch",

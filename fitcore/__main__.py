@@ -1,6 +1,6 @@
 """Run an unmodified script with Keras's methods routed through fitcore.
 
-    python -m fitcore [--logdir DIR] script.py [args of the script]
+    python -m fitcore [--logdir DIR [--noise]] script.py [args of the script]
 
 As `python -m cProfile` does, it runs the script as `__main__` with its own `sys.argv`. At the end, however the script ended, a
 short account goes to stderr: fits, steps and seconds, and what Keras had to run itself and why. TensorFlow and Keras are there
@@ -21,19 +21,24 @@ import keras
 
 from fitcore import keras_private
 from fitcore.hooks import Hook, TensorBoard
-from fitcore.patch import Hooks, Patch, patch_keras
+from fitcore.noise import GradientNoise
+from fitcore.patch import Hooks, Noise, Patch, patch_keras
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fitcore", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--logdir", metavar="DIR", help="write TensorBoard events of every fit there, a folder for each model")
+    parser.add_argument("--noise", action="store_true", help="measure the gradient noise too, for --logdir")
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args(arguments)
+    if options.noise and not options.logdir:
+        parser.error("--noise needs --logdir, where its curves go")
 
     sys.argv = [options.script, *options.args]
     sys.path[0] = os.path.dirname(os.path.abspath(options.script))
-    patch = patch_keras(hooks=tensorboard_in(options.logdir) if options.logdir else None)
+    hooks, noise = observers_in(options.logdir) if options.logdir else (None, None)
+    patch = patch_keras(hooks, noise if options.noise else None)
     try:
         runpy.run_path(options.script, run_name="__main__")
     finally:
@@ -41,21 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(account(patch), file=sys.stderr)
 
 
-def tensorboard_in(directory: str) -> Hooks:
-    """Hooks that write each model's fits into a folder of its own: DIR/1-sequential, DIR/2-functional, ..."""
+def observers_in(directory: str) -> tuple[Hooks, Noise]:
+    """What writes each model's fits, and their noise, into a folder of its own: DIR/1-sequential, DIR/2-functional, ..."""
     folders: weakref.WeakKeyDictionary[keras.Model, str] = weakref.WeakKeyDictionary()
     numbers = itertools.count(1)
 
-    def hooks(model: keras.Model) -> list[Hook]:
+    def folder_of(model: keras.Model) -> str:
         if model not in folders:
             folders[model] = os.path.join(directory, f"{next(numbers)}-{model.name}")
-        folder = folders[model]
+        return folders[model]
+
+    def hooks(model: keras.Model) -> list[Hook]:
+        folder = folder_of(model)
         if keras_private.overrides(model, "train_step"):
             return [TensorBoard(folder, record=(), running=())]  # nothing but its logs can be seen from outside
         own_logs = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
         return [TensorBoard(folder, running=() if own_logs else ("loss",))]
 
-    return hooks
+    def noise(model: keras.Model) -> GradientNoise | None:
+        if keras_private.overrides(model, "train_step") or model.run_eagerly:
+            return None  # its step can't be seen into
+        return GradientNoise(directory=folder_of(model))
+
+    return hooks, noise
 
 
 def account(patch: Patch) -> str:

@@ -17,6 +17,9 @@ from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise
+from fitcore.noise.dashboard import NoiseEvents
+from fitcore.noise.results import curves
 from fitcore.state import Curve, Run
 
 
@@ -26,12 +29,13 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **arguments: Any) -> k
     Takes every argument of `keras.Model.fit` with its meaning and default, and those of `fit_engine` below it.
 
     Returns:
-      The History that `model.fit` returns, which is `model.history` too, with four attributes more:
+      The History that `model.fit` returns, which is `model.history` too, with these attributes more:
         steps: what was recorded, by name: float64 arrays with one entry per optimizer step. `"step/loss"` is each batch's
           own loss; `history["loss"]` is, as in Keras, the running mean over each epoch.
         first_step: index of the step that their first entry belongs to.
         stop_reason: a `StopReason`, or None if training ran to its last epoch.
         evaluations: [(steps done, {"val_...": value})] of the evaluations that hooks asked for.
+        noise: with `noise=`, what was measured: a `fitcore.noise.NoiseCurves`; its totals are in `steps` too, as "noise/...".
         account: {"steps", "calls" (compiled calls), "traces" (programs traced), "seconds"}.
 
     Raises:
@@ -64,8 +68,9 @@ def fit_engine(
     hooks: Sequence[Hook] = (),
     record: Iterable[str] | Mapping[str, Any] | None = None,
     max_traces: int | None = None,
+    noise: bool | GradientNoise = False,
 ) -> keras.callbacks.History:
-    """Train an engine's model. All but the last four arguments are those of `keras.Model.fit`.
+    """Train an engine's model. All but the last five arguments are those of `keras.Model.fit`.
 
     Args:
       engine: what to train.
@@ -77,6 +82,8 @@ def fit_engine(
         "step/gradient_norm") or of metrics, or a mapping from names to recorders. None: "step/loss", unless the model has
         a train_step of its own. What hooks want recorded comes on top.
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
+      noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
+        the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
     """
     check_arguments(locals())
     own_model = engine.model if engine.is_compiled else None
@@ -113,7 +120,10 @@ def fit_engine(
             model=target,
         )
 
-    record = engine.recorded(record, hooks)
+    measured = measured_noise(engine, noise)
+    record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
+    if measured is not None and measured.directory is not None:
+        hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
     program = engine.train_program(record)
     program.max_traces = max_traces
     first_step = engine.steps_done()
@@ -135,6 +145,10 @@ def fit_engine(
             engine.validation = None
             keras_private.drop_validation(engine.model)
         run.close()
+        if measured is not None:
+            rows = target.history.steps.pop("noise", np.empty((0, 1)))
+            noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
+            target.history.steps |= noise_found.per_step(first_step, len(rows))
     return target.history
 
 
@@ -277,6 +291,26 @@ def _capped(steps: int | None) -> int | None:
 
 def _shows_bar(verbose: str | int) -> bool:
     return sys.stdout.isatty() if verbose == "auto" else verbose != 0
+
+
+def measured_noise(engine: Engine, noise: bool | GradientNoise) -> GradientNoise | None:
+    """What fit's `noise` asks for.
+
+    Raises:
+      TypeError, ValueError: it is something else, or the engine's step can't be measured.
+    """
+    if noise is False or noise is None:
+        return None
+    if not isinstance(noise, (bool, GradientNoise)):
+        raise TypeError(f"`noise` must be True, False or a fitcore.GradientNoise. Received: noise={noise!r}")
+    if engine.has_own_step:
+        raise ValueError(
+            f"`noise`: {type(engine.model).__name__} has a train_step of its own, whose loss and gradients can't be seen. Put "
+            "what is its own into `compute_loss` or `call`, or make an `Engine` of its parts."
+        )
+    if engine.run_eagerly:
+        raise ValueError("`noise` is measured inside the compiled step. Received: a model compiled with run_eagerly=True")
+    return GradientNoise() if noise is True else noise
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise, Probe
 from fitcore.program import Chunk, Program
 from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
 
@@ -88,6 +89,7 @@ class Engine:
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
         self._programs: dict[Any, Program] = {}
+        self._probes: dict[GradientNoise, Probe] = {}
         self._traced: dict[str, list[str]] = {"train": [], "test": []}
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
@@ -223,15 +225,17 @@ class Engine:
         )
 
     def _train_step_function(self, recorders: Mapping[str, Recorder | None]) -> Any:
-        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None}
-        from_logs = [name for name in recorders if name not in computed]
+        asked: dict[str, Any] = dict(recorders)
+        probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
+        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
+        from_logs = [name for name, recorder in recorders.items() if recorder is None]
 
         def step(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
             recorded: dict[str, Any] = {}
             if self._own_train_step is not None:
                 logs = self._own_train_step(batch)
             else:
-                logs, recorded = train_step(self.parts, batch, index, computed)
+                logs, recorded = train_step(self.parts, batch, index, computed, probes)
             if from_logs:
                 values = metric_results(self.parts.metrics()) if logs is None else logs
                 unknown = sorted(set(from_logs) - set(values))
@@ -244,11 +248,17 @@ class Engine:
 
         return step
 
-    def recorded(self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook]) -> dict[str, Recorder | None]:
+    def probe(self, noise: GradientNoise) -> Probe:
+        """What measures the gradient noise in the programs that record `noise`."""
+        return self._probes.setdefault(noise, Probe(self.model, noise))
+
+    def recorded(
+        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook], noise: Mapping[str, Any] = {}
+    ) -> dict[str, Recorder | None]:
         """All that a fit with these arguments records."""
         if record is None:
             record = () if self.has_own_step else ("step/loss",)
-        return self.recorders(record, *(hook.record for hook in hooks))
+        return self.recorders(record, *(hook.record for hook in hooks), noise)
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

@@ -10,10 +10,12 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.api import check_arguments, check_model, fit_engine
+from fitcore.api import check_arguments, check_model, fit_engine, measured_noise
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
 from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
+from fitcore.noise import GradientNoise
+from fitcore.noise.calls import rule_of
 
 
 def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **arguments: Any) -> str:
@@ -39,6 +41,9 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     data, stream = _data(engine, given)
     lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
     lines["step"] = _step(engine)
+    noise = measured_noise(engine, given["noise"])
+    if noise is not None:
+        lines["noise"] = _noise(engine, noise)
     lines["traces"] = _traces(engine, given, stream)
     lines["exact"] = _exactness(engine, given)
     head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
@@ -124,10 +129,25 @@ def _step(engine: Engine) -> str:
     return f"{how}; {compiled}; {policy}; {type(parts.optimizer).__name__}; on {device}"
 
 
+def _noise(engine: Engine, noise: GradientNoise) -> str:
+    """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
+    often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
+    if noise.estimator == "split":
+        return f"{often}, batches split into {noise.splits}"
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for layer in keras_private.all_layers(engine.model):
+        if any(id(v) in keras_private.own_weights(layer) for v in engine.parts.trainable()):
+            kinds[rule_of(layer) is not None or hasattr(layer, "state_size")].append(type(layer).__name__)
+    rules, others = (", ".join(sorted(set(kinds[ruled]))) or "none" for ruled in (True, False))
+    rest = "row by row" if noise.estimator == "per_example" else f"row by row, or else batches split into {noise.splits}"
+    return f"{often}, per example; layers with a rule: {rules}; others, {rest}: {others}; history.noise.how will say"
+
+
 def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
     if engine.run_eagerly:
         return "none"
-    program = engine.train_program(engine.recorded(given["record"], given["hooks"]))
+    noise = measured_noise(engine, given["noise"])
+    program = engine.train_program(engine.recorded(given["record"], given["hooks"], {} if noise is None else {"noise": noise}))
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 

@@ -21,8 +21,10 @@ import keras
 
 from fitcore import api, keras_private, on_batch
 from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise
 
 Hooks = Callable[[keras.Model], Sequence[Hook]]
+Noise = Callable[[Any], GradientNoise | None]
 
 _ROUTES: dict[str, Callable[..., Any]] = {
     "fit": api.fit,
@@ -42,12 +44,13 @@ class Patch:
       seconds: the time they took.
     """
 
-    def __init__(self, hooks: Hooks | None) -> None:
+    def __init__(self, hooks: Hooks | None, noise: Noise | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self.steps = 0
         self.seconds = 0.0
         self._hooks = hooks
+        self._noise = noise
         self.holders = 0  # calls of `patch_keras` that no leaving of a `with` has undone
         self.originals = {method: vars(keras_private.trainer_class)[method] for method in _ROUTES}
         self._signatures = {method: inspect.signature(original) for method, original in self.originals.items()}
@@ -78,7 +81,8 @@ class Patch:
         self.calls[method] += 1
         if method != "fit":
             return _ROUTES[method](model, **arguments)
-        history = api.fit(model, **arguments, hooks=self._hooks(model) if self._hooks else ())
+        noise = self._noise(model) if self._noise else None
+        history = api.fit(model, **arguments, hooks=self._hooks(model) if self._hooks else (), noise=noise or False)
         self.steps += history.account["steps"]
         self.seconds += history.account["seconds"]
         return history
@@ -92,7 +96,7 @@ class Patch:
 _active: Patch | None = None
 
 
-def patch_keras(hooks: Hooks | None = None) -> Patch:
+def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None) -> Patch:
     """Route `fit`, `evaluate`, `train_on_batch` and `test_on_batch` of every Keras model through fitcore.
 
     A class that overrides one of them is reached where it calls `super()`. Patching again changes nothing and returns the
@@ -100,18 +104,19 @@ def patch_keras(hooks: Hooks | None = None) -> Patch:
 
     Args:
       hooks: called with the model before each fit; returns fitcore hooks for it.
+      noise: called with the model before each fit; returns how to measure its gradient noise, or None.
 
     Raises:
-      ValueError: if the patch is on already and `hooks` are given.
+      ValueError: if the patch is on already and `hooks` or `noise` are given.
     """
     global _active
     if _active is None:
-        patch = Patch(hooks)
+        patch = Patch(hooks, noise)
         for method, original in patch.originals.items():
             setattr(keras_private.trainer_class, method, _routed(patch, method, original))
         _active = patch
-    elif hooks is not None:
-        raise ValueError("`hooks` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first.")
+    elif hooks is not None or noise is not None:
+        raise ValueError("`hooks` and `noise` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first.")
     _active.holders += 1
     return _active
 

@@ -27,7 +27,7 @@ from fitcore.data.sources import Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
-# (batch, step index) -> (logs or None, recorded scalars by name)
+# (batch, step index) -> (logs or None, what is recorded by name: scalars or vectors)
 StepFunction = Callable[[Any, tf.Tensor], tuple[Any, dict[str, Any]]]
 
 
@@ -43,7 +43,7 @@ class Chunk:
       steps: how many steps ran.
       ended: whether the data ended before the steps asked for had run.
       logs: the logs after the last step, tensors by name; empty if no step ran.
-      records: recorded scalars by name, float64 arrays of shape [steps].
+      records: what was recorded by name, float64 arrays: [steps] of scalars, [steps, length] of vectors.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class Program:
     Args:
       step: the step, traced. Its logs may be None: then `results` gives the logs, once per call instead of per step.
       results: () -> logs, traced after the loop.
-      names: () -> names of the scalars the step records, in the order of the curve's columns.
+      names: () -> names of what the step records, in the order of the curve's columns.
       traced: where to note each program traced; may be shared, so that a limit holds for several Programs together.
       jit_compile: compile the step with XLA, as Keras does with its own.
       run_eagerly: run the step op by op in Python.
@@ -83,10 +83,11 @@ class Program:
         self._run_eagerly = run_eagerly
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._past_end: dict[Any, Callable[..., Any]] = {}
+        self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
         def flat_step(batch: Any, index: tf.Tensor) -> tuple[Any, tf.Tensor]:
             logs, recorded = step(batch, index)
-            return {} if logs is None else logs, _row(recorded, names)
+            return {} if logs is None else logs, self._row(recorded)
 
         # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
         self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
@@ -111,15 +112,14 @@ class Program:
         call = self._compiled.get(self._key(source))
         if call is None:
             call = self._compiled[self._key(source)] = self._trace(source)
-        if keras_private.op_determinism():
+        if keras_private.op_determinism() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
         started = time.perf_counter()
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
         ran, ended, logs, curve = call(feed, *limits)
         count = int(ran)
         self._pace = count / (time.perf_counter() - started)
-        columns = curve.numpy()[:count].T if self.names else ()
-        return Chunk(count, bool(ended), logs if count else {}, dict(zip(self.names, columns)))
+        return Chunk(count, bool(ended), logs if count else {}, self._columns(curve.numpy()[:count]))
 
     def run_batch(self, batch: Any) -> dict[str, Any]:
         """Run one step, of index 0, on a batch at hand; returns its logs. As in Keras, its shapes are traced as they are."""
@@ -178,8 +178,8 @@ class Program:
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64))
             log_specs = traced.structured_outputs[0]
             no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
-            no_row = tf.zeros([len(self.names)], tf.float64)
-            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=[len(self.names)])
+            no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
+            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
 
             def more(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
                 wanted = tf.logical_and(i < steps, tf.logical_not(ended))
@@ -218,15 +218,27 @@ class Program:
                 ended = True
                 break
             logs, recorded = self._eager_step(get(), _int64(index + len(rows)))
-            rows.append(_row(recorded, self.names).numpy())
-        columns = np.asarray(rows, np.float64).reshape(len(rows), len(self.names)).T
-        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, dict(zip(self.names, columns)))
+            rows.append(self._row(recorded).numpy())
+        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, self._columns(np.asarray(rows, np.float64)))
 
+    def _row(self, recorded: Mapping[str, Any]) -> tf.Tensor:
+        """All that a step recorded, side by side."""
+        if not self.names:
+            return tf.zeros([0], tf.float64)
+        values = [tf.cast(tf.convert_to_tensor(recorded[name]), tf.float64) for name in self.names]
+        self._lengths = {name: value.shape.num_elements() for name, value in zip(self.names, values)}
+        if all(length == 1 for length in self._lengths.values()):
+            return tf.stack([tf.reshape(value, []) for value in values])
+        return tf.concat([tf.reshape(value, [-1]) for value in values], axis=0)
 
-def _row(recorded: Mapping[str, Any], names: tuple[str, ...]) -> tf.Tensor:
-    if not names:
-        return tf.zeros([0], tf.float64)
-    return tf.stack([tf.reshape(tf.cast(recorded[name], tf.float64), []) for name in names])
+    def _columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What was recorded in each of these steps, by name."""
+        columns, start = {}, 0
+        for name in self.names:
+            end = start + self._lengths.get(name, 1)
+            columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
+            start = end
+        return columns
 
 
 def _int64(value: int) -> tf.Tensor:

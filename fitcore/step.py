@@ -7,6 +7,7 @@ parts handed over: the same ops in the same order give the same bits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -97,7 +98,22 @@ RECORDERS: Mapping[str, Recorder] = {
 }
 
 
-def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str, Recorder]) -> tuple[Any, dict[str, Any]]:
+class Probe(Protocol):
+    """Measures what the gradient alone doesn't tell, from the pass that is made anyway: `fitcore.noise.Probe` is one."""
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """Around the forward pass; must add no op to it."""
+
+    def taps(self, x: Any, variables: Sequence[Any]) -> list[Any]:
+        """Tensors whose gradients it wants too."""
+
+    def measure(self, seen: Observation, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Parts) -> tf.Tensor:
+        """The record, from the gradients at the taps; `scaled`: whether `optimizer.scale_loss` is in all gradients."""
+
+
+def train_step(
+    parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str, Recorder], probes: Mapping[str, Probe] = {}
+) -> tuple[Any, dict[str, Any]]:
     """Train on one batch.
 
     Args:
@@ -105,6 +121,7 @@ def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str
       batch: x, (x,), (x, y) or (x, y, sample_weight), as Keras's data adapters give it.
       step: index of this optimizer step, int64 scalar.
       recorders: scalars to compute, by name.
+      probes: what else to measure, by name.
 
     Returns:
       (logs or None, recorded scalars by name).
@@ -114,7 +131,10 @@ def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str
     assert optimizer is not None
 
     with tf.GradientTape() as tape:
-        y_pred = parts.forward(x, True)
+        with contextlib.ExitStack() as watching:
+            for probe in probes.values():
+                watching.enter_context(probe.watching())
+            y_pred = parts.forward(x, True)
         loss = parts.loss(x, y, y_pred, sample_weight, True)
         parts.track_loss(loss, _rows(x))
         objective = optimizer.scale_loss(loss)
@@ -123,10 +143,14 @@ def train_step(parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str
         optimizer.learning_rate = parts.schedule(step)
 
     variables = parts.trainable()
-    gradients = tape.gradient(objective, variables) if variables else []
+    taps = {name: probe.taps(x, variables) for name, probe in probes.items()}
+    wanted: Any = (list(variables), taps)
+    gradients, deltas = tape.gradient(objective, wanted) if variables else wanted  # one pass backward for both
 
     seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
     recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update
+    for name, probe in probes.items():
+        recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts)
 
     if variables:
         optimizer.apply_gradients(zip(gradients, variables))

@@ -6,7 +6,7 @@ comparison.py  trains a case both ways and compares
 table.py       PARITY.md from the results of several runs
 """
 
-from benchmarks.parity import inputs, models, weights, options, optimizers, callbacks, files, overrides, calls  # noqa: F401, I001
+from benchmarks.parity import inputs, models, weights, options, optimizers, callbacks, files, overrides, calls, noise  # noqa: F401, I001
 from benchmarks.parity.comparison import Row, compare
 from benchmarks.parity.setup import CASES, Case
 

@@ -1,0 +1,155 @@
+"""What measuring the gradient noise at every step costs: µs per step without it, with it, and of `model.fit` without it.
+
+    python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=64] [--rounds=5] [--memory] [--json=FILE]
+
+In each round the three train a fresh copy of the same model, one after the other; the order changes from round to round.
+Printed are medians over rounds, and the median and range of each round's ratios: "cost" is fitcore with measurement to
+fitcore without, "to fit" is fitcore with measurement to `model.fit` without any. `--memory` adds the peak resident memory
+of a process that trains a model of layers without a rule (the vectorized fallback), with and without measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import fitcore
+from benchmarks.workloads import WORKLOADS, Workload
+
+NAMES = ("mlp", "deep", "cnn", "lstm", "transformer")
+BATCHES = (32, 256)
+WAYS = ("plain", "noise", "keras")
+SECONDS = 1.0  # of a timed fit, about
+
+FLAGS = flags.FLAGS
+MOST_COST = {"mlp": 1.15, "deep": 1.15, "cnn": 2.0, "lstm": 2.0, "transformer": 2.0}
+
+
+def fit(way: str, model: keras.Model, x: Any, y: Any, batch: int) -> None:
+    """One epoch."""
+    if way == "keras":
+        model.fit(x, y, batch_size=batch, verbose=0)
+    else:
+        noise = way == "noise" and fitcore.GradientNoise(examples=FLAGS.examples)
+        fitcore.fit(model, x, y, batch_size=batch, verbose=0, noise=noise)
+
+
+def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Figures of one workload at one batch size."""
+    workload: Workload = WORKLOADS[name]
+    models, variables = {}, {}
+    for way in WAYS:
+        keras.utils.set_random_seed(1)
+        models[way] = workload.build()
+        few = workload.data(4 * batch)
+        for _ in range(2):
+            fit(way, models[way], *few, batch)
+    start = time.perf_counter()
+    fit("plain", models["plain"], *workload.data(16 * batch), batch)
+    pace = (time.perf_counter() - start) / 16
+    steps = int(min(max(SECONDS / pace, 20), 2000))
+    fit("noise", models["noise"], *workload.data(16 * batch), batch)
+    fit("keras", models["keras"], *workload.data(16 * batch), batch)
+    x, y = workload.data(steps * batch)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for i in range(rounds):
+        for way in WAYS[i % 3 :] + WAYS[: i % 3]:
+            start = time.perf_counter()
+            fit(way, models[way], x, y, batch)
+            seconds[way].append((time.perf_counter() - start) / steps)
+    variables = {way: [variable.numpy() for variable in models[way].variables] for way in WAYS}
+    identical = all(np.array_equal(p, q) for way in WAYS for p, q in zip(variables["plain"], variables[way]))
+    keras.backend.clear_session()
+    cost = [n / p for n, p in zip(seconds["noise"], seconds["plain"])]
+    to_fit = [n / k for n, k in zip(seconds["noise"], seconds["keras"])]
+    return {
+        "workload": name,
+        "batch": batch,
+        "steps": steps,
+        "identical": identical,
+        **{f"{way}_us_per_step": 1e6 * statistics.median(seconds[way]) for way in WAYS},
+        "cost": statistics.median(cost),
+        "cost_range": [min(cost), max(cost)],
+        "to_fit": statistics.median(to_fit),
+        "to_fit_range": [min(to_fit), max(to_fit)],
+        "met": bool(identical and statistics.median(cost) <= MOST_COST[name] and statistics.median(to_fit) <= 1.0),
+    }
+
+
+def without_rules() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """A model whose layers have no rule, with 1.3 million weights, and a batch of 512 rows."""
+    layers = keras.layers
+    body = [layers.Conv2DTranspose(64, 3, activation="relu"), layers.Conv2DTranspose(64, 3, strides=2), layers.PReLU()]
+    model = keras.Sequential([keras.Input((14, 14, 32)), *body, layers.GlobalAveragePooling2D(), layers.Dense(10)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    random = np.random.default_rng(0)
+    return model, random.random((512, 14, 14, 32), dtype=np.float32), random.integers(0, 10, 512)
+
+
+def peak_memory(way: str) -> float:
+    """Peak resident memory in MB of a process that trains `without_rules`; "none": one that only builds it."""
+    command = [sys.executable, "-m", "benchmarks.noise_overhead", f"--only={way}"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    tf.config.set_visible_devices([], "GPU")
+    if FLAGS.only:
+        import resource
+
+        model, x, y = without_rules()
+        if FLAGS.only != "none":
+            for _ in range(2):
+                fit(FLAGS.only, model, x, y, len(x))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
+    print("every row measured" if FLAGS.examples is None else f"at most {FLAGS.examples} rows measured where that is dear")
+    head = f"{'workload':12s} {'batch':>5s} {'plain µs':>9s} {'noise µs':>9s} {'fit µs':>9s}"
+    print(head + f" {'cost':>6s} {'range':>11s} {'to fit':>7s} {'range':>11s}  same bits  target")
+    rows = []
+    for name in FLAGS.workload or NAMES:
+        for batch in map(int, FLAGS.batch or BATCHES):
+            row = measure(name, batch, FLAGS.rounds)
+            times = " ".join(f"{row[f'{way}_us_per_step']:9.0f}" for way in WAYS)
+            cost, to_fit = ("{:.2f}-{:.2f}".format(*row[f"{key}_range"]) for key in ("cost", "to_fit"))
+            line = f"{name:12s} {batch:5d} {times} {row['cost']:6.2f} {cost:>11s} {row['to_fit']:7.2f} {to_fit:>11s}"
+            print(line + f"  {'yes' if row['identical'] else 'NO':9s}  {'met' if row['met'] else 'MISSED'}", flush=True)
+            rows.append(row)
+    memory = {way: peak_memory(way) for way in ("none", "plain", "noise")} if FLAGS.memory else None
+    if memory is not None:
+        ratio = memory["noise"] / memory["plain"]
+        print(f"fallback, batch 512: peak {memory['plain']:.0f} MB without, {memory['noise']:.0f} MB with: {ratio:.2f}")
+    if FLAGS.json:
+        with open(FLAGS.json, "w") as file:
+            versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "cores": os.cpu_count()}
+            json.dump({"versions": versions, "examples": FLAGS.examples, "rows": rows, "memory_mb": memory}, file, indent=1)
+    met = sum(row["met"] for row in rows)
+    print(f"noise overhead {met}/{len(rows)} within target")
+    sys.exit(met < len(rows))
+
+
+if __name__ == "__main__":
+    # Defined here, not on import: absl refuses two modules that define the same flag.
+    flags.DEFINE_multi_enum("workload", None, list(NAMES), "Which workload; may be given several times. Default: all.")
+    flags.DEFINE_multi_enum("batch", None, list(map(str, BATCHES)), "Which batch size. Default: both.")
+    flags.DEFINE_integer("examples", None, "At most so many rows per batch where measuring is dear. Default: all.", 2)
+    flags.DEFINE_integer("rounds", 5, "Rounds, each timing all three.", lower_bound=1)
+    flags.DEFINE_bool("memory", False, "Also measure peak memory with the fallback.")
+    flags.DEFINE_string("json", None, "Write the figures to this file.")
+    flags.DEFINE_enum("only", None, ["none", "plain", "noise"], "For --memory: train once this way, print the peak in MB.")
+    app.run(main)

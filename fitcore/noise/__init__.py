@@ -1,0 +1,26 @@
+"""Gradient noise, measured at every step beside the training that it leaves untouched.
+
+config.py       what to measure
+statistics.py   unbiased estimates, running ratios and their intervals, from recorded squared norms
+watch.py        notes a forward pass: which layer was called on what, where each weight was used
+plan.py         how each weight is measured
+calls.py        what is noted of a call; rules, and how to add one
+rules.py, convolutions.py, recurrent.py   the rules for Keras's layers
+fallback.py     any other layer, row by row, vectorized
+split.py        anything at all, by passes over micro-batches
+factors.py      per-example gradients of one weight, and their squared norms
+probe.py        puts it together inside the step
+results.py      what `history.noise` is
+dashboard.py    TensorBoard events
+plot.py         a picture, with matplotlib
+gsnr.py         signal-to-noise ratio of each entry of each weight, on demand
+"""
+
+from fitcore.noise import convolutions, recurrent, rules  # noqa: F401
+from fitcore.noise.calls import per_example
+from fitcore.noise.config import GradientNoise
+from fitcore.noise.plot import plot
+from fitcore.noise.probe import Probe
+from fitcore.noise.results import NoiseCurves
+
+__all__ = ["GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]

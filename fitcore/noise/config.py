@@ -1,0 +1,59 @@
+"""What to measure of the gradient noise, and how often."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """Measure the gradient noise while training: `fitcore.fit(..., noise=GradientNoise(...))`.
+
+    Args:
+      estimator: "per_example": each example's gradient, exactly, out of the backward pass that runs anyway; "split": the
+        batch cut into `splits` micro-batches, a pass for each, works for everything; "auto": per example for every weight
+        for which that can be done, split for the rest. `history.noise.how` says which was which.
+      every: measure each so many steps; the steps between cost nothing.
+      splits: micro-batches per batch of the split estimator, at least 2.
+      hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
+        Hessian-vector products: about 15 passes over a third of the batch. 0: never.
+      examples: for layers with an axis of time or space, and for the fallback, measure at most so many of a batch's rows,
+        evenly spaced: cheaper for large batches, still unbiased as long as rows come in random order, and less sharp.
+        None: all.
+      per_layer: record each layer by itself too.
+      decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
+        1: over all so far.
+      confidence: of the intervals.
+      directory: write TensorBoard events there too, with a dashboard; `fitcore.noise.dashboard.NoiseEvents` says which.
+
+    Raises:
+      ValueError: for values that make no sense.
+    """
+
+    estimator: str = "auto"
+    every: int = 1
+    splits: int = 4
+    hessian_every: int = 0
+    examples: int | None = None
+    per_layer: bool = True
+    # What only concerns the host makes no other program of the step.
+    decay: float = field(default=0.99, compare=False)
+    confidence: float = field(default=0.95, compare=False)
+    directory: str | os.PathLike[str] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("auto", "per_example", "split"):
+            raise ValueError(f'`estimator` must be "auto", "per_example" or "split". Received: estimator={self.estimator!r}')
+        if self.every < 1:
+            raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
+        if self.hessian_every < 0:
+            raise ValueError(f"`hessian_every` must not be negative. Received: hessian_every={self.hessian_every}")
+        if self.examples is not None and self.examples < 2:
+            raise ValueError(f"`examples` must be at least 2. Received: examples={self.examples}")
+        if self.splits < 2:
+            raise ValueError(f"`splits` must be at least 2. Received: splits={self.splits}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"`decay` must be in (0, 1]. Received: decay={self.decay}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`confidence` must be in (0, 1). Received: confidence={self.confidence}")

@@ -1,0 +1,316 @@
+"""Measuring inside the step: from what the forward and backward pass left behind to one row of numbers.
+
+probe.watching(...)     around the forward pass, which it only notes
+probe.taps(...)         tensors whose gradients are wanted along with the weights'
+probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitcore.noise.config import GradientNoise
+from fitcore.noise.factors import Factor, Outer, Plain, sum_sq, wide
+from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
+from fitcore.noise.split import Passes, curvature
+from fitcore.noise.watch import Watch
+
+CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One group of columns of the recorded row.
+
+    Attributes:
+      layer: path of the layer whose weights it is about; "" for the whole model.
+      split: whether measured by splitting the batch.
+      ghost: whether its deviations are a difference of sums of squares.
+    """
+
+    layer: str
+    split: bool
+    ghost: bool
+
+
+class Probe:
+    """Measures one model's gradient noise. Its attributes are filled while the step is traced.
+
+    Attributes:
+      entries: what the row's columns are about.
+      how: how each weight was measured, by the weight's path.
+      weights: how each is measured, in the order of the variables.
+      regularized: whether a third column per entry has |G_B|^2 with the regularization in it.
+    """
+
+    def __init__(self, model: Any, config: GradientNoise) -> None:
+        self.model = model
+        self.config = config
+        self.entries: list[Entry] = []
+        self.how: dict[str, str] = {}
+        self.regularized = False
+        self._watch: Any = None
+        self.weights: list[Weight] = []
+        self._batch: int | None = None
+        self._rows: Any = None
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Note the forward pass made inside. Adds no op to it."""
+        if tf.executing_eagerly():
+            raise ValueError("Gradient noise is measured inside the compiled step; `run_eagerly` must be off.")
+        self._watch = Watch(self.model)
+        return self._watch.forward()
+
+    def taps(self, x: Any, variables: Sequence[Any]) -> list[Any]:
+        """Plan the measurement, once the loss has been computed; returns the tensors whose gradients it needs."""
+        self._rows = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+        self._batch = self._rows.shape[0]
+        self.weights = plan(self._watch, variables, self.config.estimator, self._watch.ops(), self._batch)
+        self.how = {getattr(w.variable, "path", w.variable.name): w.how for w in self.weights}
+        return list({id(tap): tap for weight in self.weights for source in weight.sources for tap in source.taps}.values())
+
+    def measure(self, seen: Any, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Any) -> tf.Tensor:
+        """The row of this step, float64; zeros where `every` leaves the step out. To be called before the update.
+
+        Args:
+          seen: the step's `fitcore.Observation`.
+          taps: what `taps` returned; `deltas`: the gradients there.
+          scaled: whether the optimizer's loss scale is in all gradients.
+          parts: the step's `Parts`, of which the split estimator makes passes of its own.
+        """
+        batch = (seen.x, seen.y, seen.sample_weight)
+        by_tap = {id(tap): delta for tap, delta in zip(taps, deltas)}
+        scale = seen.optimizer.scale_loss(tf.ones([], tf.float32)) if scaled else None
+        known = {id(variable) for variable in seen.variables}
+        state = [v for v in getattr(self.model, "variables", ()) if isinstance(v, tf.Variable) and id(v) not in known]
+
+        def loss_of(part: Any) -> tf.Tensor:
+            x, y, sample_weight = part
+            return parts.loss(x, y, parts.forward(x, True), sample_weight, True)
+
+        def row() -> tf.Tensor:
+            return self._row(batch, seen.gradients, by_tap, scale, loss_of, state)
+
+        def curved() -> tf.Tensor:
+            used = [v for v, gradient in zip(seen.variables, seen.gradients) if gradient is not None]
+            others = [v for v in seen.variables if _regularizer(v) is not None and all(v is not u for u in used)]
+            with Passes(loss_of, batch, 3, used, others, state) as passes:
+                return tf.stack([tf.ones([], tf.float64), *curvature(passes)])
+
+        found = sometimes(seen.step, self.config.every, row, self._width(seen.gradients, by_tap))
+        if not self.config.hessian_every:
+            return found
+        return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3)], axis=0)
+
+    # --- one row ----------------------------------------------------------------------------------------------------------
+
+    def _width(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> int:
+        """Length of a row: that of one made in a graph that is thrown away."""
+        self._resolve(gradients, by_tap)
+        self._layout(gradients)
+        return 1 + len(self.entries) * (3 if self.regularized else 2)
+
+    def _resolve(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> None:
+        """Split those weights that have a gradient, but none that came by way of what was noted."""
+        for i, (weight, gradient) in enumerate(zip(self.weights, gradients)):
+            reached = any(by_tap.get(id(tap)) is not None for source in weight.sources for tap in source.taps)
+            if gradient is not None and weight.sources and not reached:
+                if self.config.estimator == "per_example":
+                    raise ValueError(f"`estimator='per_example'`: the gradient of {weight.layer} bypasses its layer's outputs.")
+                how = f"{SPLIT}: its gradient doesn't pass through its layer's outputs"
+                self.weights[i] = Weight(weight.variable, weight.layer, (), how)
+                self.how[getattr(weight.variable, "path", weight.variable.name)] = how
+
+    def _layout(self, gradients: Sequence[Any]) -> list[int | None]:
+        """Set `entries`; returns the entry of each weight, None for weights that nothing depends on."""
+        index: dict[tuple[str, bool], int] = {}
+        columns: list[int | None] = []
+        ghosts: dict[int, bool] = {}
+        for weight, gradient in zip(self.weights, gradients):
+            if gradient is None:
+                columns.append(None)
+                continue
+            split = not weight.sources
+            column = index.setdefault((weight.layer if self.config.per_layer else "", split), len(index))
+            columns.append(column)
+            ghosts[column] = ghosts.get(column, False) or not split
+        self.entries = [Entry(layer, split, ghosts[column]) for (layer, split), column in index.items()]
+        self.regularized = any(_regularizer(w.variable) is not None for w in self.weights)
+        return columns
+
+    def _row(self, batch: Any, gradients: Any, by_tap: Any, scale: Any, loss_of: Any, plain_state: Any) -> tf.Tensor:
+        self._resolve(gradients, by_tap)
+        columns = self._layout(gradients)
+        n = tf.cast(tf.shape(self._rows)[0], tf.float64)
+        live = [(w, g, c) for w, g, c in zip(self.weights, gradients, columns) if c is not None]
+        if not live:
+            return n[None]
+        weights = [w for w, _, _ in live]
+        penalties = [_penalty(w.variable, scale) for w in weights]
+        applied = [wide(tf.convert_to_tensor(g)) for _, g, _ in live]
+        data = [g if p is None else g - p for g, p in zip(applied, penalties)]
+
+        exact = [k for k, w in enumerate(weights) if w.sources]
+        norm_sq: list[Any] = [None] * len(live)
+        deviations: list[Any] = [None] * len(live)
+        ghost = np.zeros(len(live), bool)
+        for k in exact:
+            norm_sq[k] = tf.nn.l2_loss(data[k])  # half of it
+        means = {id(weights[k].variable): data[k] for k in exact}
+        for key, (value, centred) in self._deviations([weights[k] for k in exact], means, by_tap, n).items():
+            k = next(k for k in exact if id(weights[k].variable) == key)
+            deviations[k], ghost[k] = value, not centred
+        split = [k for k, w in enumerate(weights) if not w.sources]
+        if split:
+            measured = [weights[k].variable for k in split]
+            others = [w.variable for w in self.weights if _regularizer(w.variable) is not None and w.sources]
+            with Passes(loss_of, batch, self.config.splits, measured, others, plain_state) as passes:
+                parts = [passes.gradients(j) for j in range(self.config.splits)]
+            if _sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
+                parts = [[self.config.splits * gradient for gradient in part] for part in parts]
+            for position, k in enumerate(split):
+                each = tf.stack([wide(gradients[position]) for gradients in parts])
+                mean = tf.reduce_mean(each, axis=0)
+                penalty = _penalty(weights[k].variable, float(self.config.splits) if _sums_rows(self.model) else None)
+                deviations[k] = sum_sq(each - mean)
+                norm_sq[k] = tf.nn.l2_loss(mean if penalty is None else mean - penalty)
+
+        columns_of = np.array([c for _, _, c in live])
+        d, big = _stack(deviations), 2 * _stack(norm_sq)
+        is_split = np.array([not w.sources for w in weights])
+        # Contributions J_i to a gradient become g_i = n J_i, whose mean is the gradient.
+        d = tf.where(is_split, d, n * n * d - tf.where(ghost, n * big, tf.zeros_like(big)))
+        rows = [d, big] + ([_stack([sum_sq(g) for g in applied])] if self.regularized else [])
+        # Sums by entry. (A product with a matrix of zeros and ones would spread a NaN to all of them.)
+        table = tf.transpose(tf.math.unsorted_segment_sum(tf.stack(rows, axis=1), columns_of, len(self.entries)))
+        if scale is not None:
+            unscaled = np.array([entry.split for entry in self.entries])
+            table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
+        self.entries = [Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)]
+        return tf.concat([n[None], tf.reshape(table, [-1])], axis=0)
+
+    def _deviations(
+        self, weights: Sequence[Weight], applied: dict[int, tf.Tensor], by_tap: dict[int, Any], n: tf.Tensor
+    ) -> dict[int, tuple[tf.Tensor, bool]]:
+        """(sum of |J_i - mean|^2 or of |J_i|^2, whether the former), by the variable's id."""
+        rows = tf.shape(self._rows)[0]
+        result: dict[int, tuple[tf.Tensor, bool]] = {}
+        for group in _connected(weights):
+            factors = weight_factors(group, by_tap, self._batch)
+            means = {
+                key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred
+            }
+            need = sum(f.bytes_per_example for f in factors.values() if f is not None)
+            most = max(CHUNK_BYTES // max(need, 1), 1)
+            undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
+            stride = 1 if undivided or all(isinstance(f, Plain) or _flat(f) for f in factors.values()) else self._stride()
+            whole = isinstance(stride, int) and stride == 1
+            if undivided or (isinstance(stride, int) and most >= (self._batch or 1024) / stride):
+                measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
+                sums = _sums(measured, means)
+            else:
+                sums = self._in_chunks(group, by_tap, means, factors, stride, most)
+            if not whole:
+                share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
+                sums = {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
+            if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
+                firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
+                aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
+                sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
+            for weight in group:
+                factor = factors[id(weight.variable)]
+                centred = factor is None or factor.centred
+                result[id(weight.variable)] = sums.get(id(weight.variable), tf.zeros([])), centred
+        return result
+
+    def _stride(self) -> Any:
+        """Every so many-th row is measured where `examples` limits them: an int, or a tensor if the batch's size is unknown."""
+        most = self.config.examples
+        if most is None:
+            return 1
+        return -(-self._batch // most) if self._batch is not None else (tf.shape(self._rows)[0] + most - 1) // most
+
+    def _in_chunks(
+        self, group: Sequence[Weight], by_tap: dict[int, Any], means: dict[int, tf.Tensor], factors: Any, stride: Any, most: int
+    ) -> dict[int, tf.Tensor]:
+        """`_sums` over so many rows at a time, of every `stride`-th row."""
+        keys = [key for key, factor in factors.items() if factor is not None]
+        rows = tf.shape(self._rows)[0]
+
+        def body(start: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            end = tf.minimum(start + most * stride, rows)
+            sums = _sums(weight_factors(group, by_tap, self._batch, slice(start, end, stride)), means)
+            return start + most * stride, [total + tf.cast(sums[key], tf.float64) for total, key in zip(totals, keys)]
+
+        zeros = [tf.zeros([], tf.float64) for _ in keys]
+        _, totals = tf.while_loop(lambda start, totals: start < rows, body, (tf.constant(0), zeros), parallel_iterations=1)
+        return dict(zip(keys, totals))
+
+
+def _flat(factor: Factor | None) -> bool:
+    """Whether a factor's squares cost next to nothing."""
+    return factor is None or (isinstance(factor, Outer) and factor.d.shape.rank == 2)
+
+
+def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:
+    """`compute()`, a float64 vector of this width, at steps 0, `every`, ...; zeros at the others."""
+    if every == 1:
+        return compute()
+    return tf.cond(tf.equal(step % every, 0), compute, lambda: tf.zeros([width], tf.float64))
+
+
+def _sums(factors: dict[int, Factor | None], means: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+    return {key: factor.deviations(means.get(key, 0.0)) for key, factor in factors.items() if factor is not None}
+
+
+def _connected(weights: Sequence[Weight]) -> list[list[Weight]]:
+    """Weights in groups that share calls, so that a call's rule is traced once."""
+    groups: list[tuple[set[int], list[Weight]]] = []
+    for weight in weights:
+        ids, members = {id(source) for source in weight.sources}, [weight]
+        apart = []
+        for known, others in groups:
+            if known & ids:
+                ids, members = ids | known, others + members
+            else:
+                apart.append((known, others))
+        groups = [*apart, (ids, members)]
+    return [members for _, members in groups]
+
+
+def _sums_rows(model: Any) -> bool:
+    """Whether the compiled loss is a sum over rows, not a mean."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    reductions = {loss.reduction for loss in losses if isinstance(loss, keras.losses.Loss)}
+    if "sum" in reductions and (len(reductions) > 1 or any(not isinstance(loss, keras.losses.Loss) for loss in losses)):
+        raise ValueError("The split estimator can't tell what part of a batch's loss a micro-batch's is: some losses are sums.")
+    return "sum" in reductions
+
+
+def _regularizer(variable: Any) -> Any:
+    return getattr(variable, "regularizer", None)
+
+
+def _penalty(variable: Any, scale: Any) -> tf.Tensor | None:
+    """Gradient of the weight's regularization, as it is in the applied gradient; None without any."""
+    if _regularizer(variable) is None:
+        return None
+    value = tf.convert_to_tensor(variable)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        penalty = variable.regularizer(value)
+    gradient = wide(tape.gradient(penalty, value))
+    return gradient if scale is None else gradient * tf.cast(scale, gradient.dtype)
+
+
+def _stack(scalars: Sequence[tf.Tensor]) -> tf.Tensor:
+    if len({s.dtype for s in scalars}) == 1:
+        return tf.cast(tf.stack(scalars), tf.float64)
+    return tf.stack([tf.cast(s, tf.float64) for s in scalars])

@@ -1,0 +1,101 @@
+"""The split estimator's gradients: the batch cut into k micro-batches, a forward and a backward pass for each.
+
+It works for everything that can be trained, and costs k passes more. Nothing of it is kept: updates of moving statistics,
+metrics and random generators made in these passes end with them. Each micro-batch draws its own dropout masks, so that
+their noise is part of what is measured, as it is part of the gradient's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore.noise.calls import cut_rows
+
+
+class Passes:
+    """Passes over parts of one batch that leave nothing behind. Used as a context, around all of them.
+
+    Args:
+      loss_of: (x, y, sample_weight) -> scalar loss, traced anew for each pass.
+      batch: (x, y, sample_weight).
+      k: how many micro-batches. The first k * (n // k) rows are used; with n < k there are none, and results are NaN.
+      variables: to differentiate with respect to.
+      regularized: other weights with a regularizer.
+      plain_state: `tf.Variable`s that the passes may change and that no Keras scope protects; put back.
+    """
+
+    def __init__(
+        self,
+        loss_of: Callable[[Any], tf.Tensor],
+        batch: Any,
+        k: int,
+        variables: Sequence[Any],
+        regularized: Sequence[Any],
+        plain_state: Sequence[Any],
+    ) -> None:
+        first = next(leaf for leaf in keras.tree.flatten(batch[0]) if leaf is not None)
+        self._rows, self._k = first.shape[0], k
+        self.size = tf.shape(first)[0] // k
+        self._loss_of, self._batch, self._state = loss_of, batch, list(plain_state)
+        # Keras takes regularizers' weights from the scope, which must therefore have them.
+        mapping = [(v, tf.convert_to_tensor(v)) for v in [*variables, *regularized] if isinstance(v, keras.Variable)]
+        read = {id(v): value for v, value in mapping}
+        self._sources = [read.get(id(v), v) for v in variables]
+        # One scope for all: dropout's generators go on from one pass to the next.
+        self._scope = keras.StatelessScope(mapping, collect_losses=True)
+        self._kept: list[tf.Tensor] = []
+
+    def __enter__(self) -> Passes:
+        self._kept = [variable.read_value() for variable in self._state]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for variable, value in zip(self._state, self._kept):
+            variable.assign(value)
+
+    def gradients(self, j: int) -> list[tf.Tensor]:
+        """Gradients of micro-batch j's own loss, dense; zeros where nothing depends on a weight."""
+        part = keras.tree.map_structure(lambda leaf: self._part(leaf, j), self._batch)
+        with self._scope, tf.GradientTape() as tape:
+            tape.watch([source for source in self._sources if isinstance(source, tf.Tensor)])
+            loss = self._loss_of(part)
+        found = tape.gradient(loss, self._sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.convert_to_tensor(gradient) for gradient in found]
+
+    def hessian_form(self, j: int, vector: Sequence[tf.Tensor]) -> tf.Tensor:
+        """v^T H v, float64, with H the Hessian of micro-batch j's loss and v one tensor per variable."""
+        with tf.GradientTape() as outer:
+            outer.watch([source for source in self._sources if isinstance(source, tf.Tensor)])
+            slope = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(self.gradients(j), vector)])
+        found = outer.gradient(slope, self._sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        products = [tf.reduce_sum(tf.convert_to_tensor(h) * v) for h, v in zip(found, vector)]
+        return tf.cast(tf.add_n(products), tf.float64)
+
+    def _part(self, leaf: Any, j: int) -> Any:
+        part = cut_rows(leaf, slice(j * self.size, (j + 1) * self.size), self._rows)
+        if part is not leaf and self._rows is not None:
+            part.set_shape([self._rows // self._k, *leaf.shape[1:]])
+        return part
+
+
+def curvature(passes: Passes) -> tuple[tf.Tensor, tf.Tensor]:
+    """Unbiased (tr(H Sigma), G^T H G), float64, from three micro-batches: B_noise's numerator and denominator.
+
+    With G_j, G_l and H_m from three different micro-batches, all independent,
+        E (G_j - G_l)^T H_m (G_j - G_l) = 2 tr(H Sigma)/size      E G_j^T H_m G_l = G^T H G,
+    and the second is a quarter of the difference of the form at G_j + G_l and at G_j - G_l. Each of the three takes its turn
+    as m. (A Hessian of the same examples as the gradients would be correlated with them.)
+    """
+    gradients = [passes.gradients(j) for j in range(3)]
+    traces, products = [], []
+    for m in range(3):
+        a, b = (gradients[j] for j in range(3) if j != m)
+        apart = passes.hessian_form(m, [p - q for p, q in zip(a, b)])
+        together = passes.hessian_form(m, [p + q for p, q in zip(a, b)])
+        traces.append(apart / 2)
+        products.append((together - apart) / 4)
+    return tf.cast(passes.size, tf.float64) * tf.add_n(traces) / 3, tf.add_n(products) / 3
