@@ -219,7 +219,9 @@ class Program:
                 break
             logs, recorded = self._eager_step(get(), _int64(index + len(rows)))
             rows.append(self._row(recorded).numpy())
-        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, self._columns(np.asarray(rows, np.float64)))
+        width = sum(self._lengths.get(name, 1) for name in self.names)
+        columns = self._columns(np.asarray(rows, np.float64).reshape(len(rows), width))
+        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, columns)
 
     def _row(self, recorded: Mapping[str, Any]) -> tf.Tensor:
         """All that a step recorded, side by side."""

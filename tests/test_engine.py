@@ -378,3 +378,16 @@ def test_datasets_after_arrays() -> None:
                 histories.append(fit(model, source, verbose=0).history)
         states.append((histories, state(model)))
     assert states[0] == states[1]
+
+
+def test_eager_steps_on_data_of_unknown_size() -> None:
+    """The call that finds the end of the data runs no step."""
+    found = []
+    for fit in (keras.Model.fit, fitcore.fit):
+        keras.utils.set_random_seed(1)
+        model = linear(run_eagerly=True)
+        rows = dataset().filter(lambda x, y: True)
+        history = fit(model, rows, epochs=2, verbose=0)
+        found.append((history.history, [variable.numpy().tobytes() for variable in model.variables]))
+    assert found[0] == found[1]
+    assert len(history.steps["step/loss"]) == 2 * len(list(rows))
