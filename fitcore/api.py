@@ -121,7 +121,7 @@ def fit_engine(
         )
 
     measured = measured_noise(engine, noise)
-    record = engine.recorded(record, hooks, {} if measured is None else {"noise": measured})
+    record = engine.recorded(record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
     program = engine.train_program(record)

@@ -253,12 +253,13 @@ class Engine:
         return self._probes.setdefault(noise, Probe(self.model, noise))
 
     def recorded(
-        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook], noise: Mapping[str, Any] = {}
+        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook], noise: GradientNoise | None = None
     ) -> dict[str, Recorder | None]:
         """All that a fit with these arguments records."""
         if record is None:
             record = () if self.has_own_step else ("step/loss",)
-        return self.recorders(record, *(hook.record for hook in hooks), noise)
+        noise_record: Mapping[str, Any] = {} if noise is None else {"noise": noise}
+        return self.recorders(record, *(hook.record for hook in hooks), noise_record)
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

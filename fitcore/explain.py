@@ -147,7 +147,7 @@ def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str
     if engine.run_eagerly:
         return "none"
     noise = measured_noise(engine, given["noise"])
-    program = engine.train_program(engine.recorded(given["record"], given["hooks"], {} if noise is None else {"noise": noise}))
+    program = engine.train_program(engine.recorded(given["record"], given["hooks"], noise))
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 

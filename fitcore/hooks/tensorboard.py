@@ -54,7 +54,7 @@ class TensorBoard(Hook):
             raise PermissionError(errno.EACCES, "No permission to write TensorBoard events in", self.directory)
         self._running = tuple(running)
         self.record = (*record, *self._running)
-        self._files: dict[str, _EventFile] = {}
+        self._files: dict[str, EventFile] = {}
         self._learning_rate: float | None = None
 
     def after_steps(self, view: View) -> Answer:
@@ -92,9 +92,9 @@ class TensorBoard(Hook):
                     self._learning_rate = float(values[-1])
         self._flush()
 
-    def _file(self, fold: str) -> _EventFile:
+    def _file(self, fold: str) -> EventFile:
         if fold not in self._files:
-            self._files[fold] = _EventFile(os.path.join(self.directory, fold))
+            self._files[fold] = EventFile(os.path.join(self.directory, fold))
         return self._files[fold]
 
     def _flush(self) -> None:
@@ -102,7 +102,7 @@ class TensorBoard(Hook):
             file.flush()
 
 
-class _EventFile:
+class EventFile:
     """A new event file in `folder`.
 
     Not tf.summary, because there is a point per step for each of several curves: measured on one machine, a point cost
@@ -117,6 +117,10 @@ class _EventFile:
         self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         self.flush, self.close = self._records.flush, self._records.close
 
+    def write_event(self, event: Event) -> None:
+        """Write an event as it is."""
+        self._records.write(event.SerializeToString())
+
     def write(self, tag: str, steps: Iterable[int], values: Iterable[Any]) -> None:
         """Write a point for each of `steps`, as `tf.summary.scalar` does: float32, with now as its time."""
         event = Event(wall_time=time.time())
@@ -126,4 +130,4 @@ class _EventFile:
         point.tensor.tensor_shape.SetInParent()  # a scalar's shape: there, and empty
         point.tensor.float_val.append(0.0)
         for event.step, point.tensor.float_val[0] in zip(steps, values):
-            self._records.write(event.SerializeToString())
+            self.write_event(event)

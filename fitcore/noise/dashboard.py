@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
 from fitcore.hooks.protocol import RETURNS, Answer, Hook, View
-from fitcore.hooks.tensorboard import _EventFile
+from fitcore.hooks.tensorboard import EventFile
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurve, curves
@@ -65,10 +65,10 @@ class NoiseEvents(Hook):
         first = view.first_step + len(new) - len(remembered)
         noise = curves(remembered, first, self._probe, self._config)
         if self._file is None:
-            self._file = _EventFile(self._folder)
+            self._file = EventFile(self._folder)
             event = Event()
             event.summary.ParseFromString(summary.pb(layout(list(noise.layers))).SerializeToString())
-            self._file._records.write(event.SerializeToString())
+            self._file.write_event(event)
         fresh = noise.step >= view.first_step
         steps = noise.step[fresh] + 1
         self._points("noise/batch_size", steps, noise.batch_size[fresh])

@@ -91,10 +91,6 @@ class FullNoise:
         return self.ratio.value
 
 
-def _full_noise(table: Array, config: GradientNoise) -> FullNoise:
-    return FullNoise(table[:, 1], table[:, 2], config.decay, config.confidence)
-
-
 @dataclass(frozen=True)
 class NoiseCurves(NoiseCurve):
     """The whole model's gradient noise, and that of each layer.
@@ -135,7 +131,8 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     if config.hessian_every:
         rows, curved = rows[:, :-3], rows[:, -3:]
         there = curved[:, 0] > 0
-        hessian_step, hessian = first_step + np.flatnonzero(there), _full_noise(curved[there], config)
+        hessian_step = first_step + np.flatnonzero(there)
+        hessian = FullNoise(curved[there, 1], curved[there, 2], config.decay, config.confidence)
     measured = rows[:, 0] > 0
     rows = rows[measured]
     n = rows[:, 0]
