@@ -6,6 +6,7 @@ pass has anyway.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -94,10 +95,10 @@ def _einsum(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     times = [c for c in inputs[1:] if c not in kernel]
     factor: Factor
     if len(ins) + len(outs) == len(kernel) and sorted(times) == sorted(c for c in output[1:] if c not in kernel):
-        p, q = [1 if not c else _product(sizes[i] for i in c) for c in (ins, outs)]
+        p, q = [1 if not c else math.prod(sizes[i] for i in c) for c in (ins, outs)]
         a = tf.transpose(a, [inputs.index(c) for c in (inputs[0], *times, *ins)])
         d_out = tf.transpose(d, [output.index(c) for c in (output[0], *times, *outs)])
-        time = _product(call.inputs.shape[inputs.index(c)] or -1 for c in times)
+        time = math.prod(call.inputs.shape[inputs.index(c)] or -1 for c in times)
         time = time if time > 0 else -1
         n = tf.shape(a)[0] if time < 0 else -1
         pair = [tf.reshape(t, [n, time, k] if times else [-1, k]) for t, k in ((a, p), (d_out, q))]
@@ -105,20 +106,13 @@ def _einsum(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
         factor = Outer([pair[0]], pair[1], shape, tuple(sizes[c] for c in (*ins, *outs)), order)
     else:  # an axis that inputs, kernel and outputs share: no outer product, but still one einsum
         equation = f"{inputs},{output}->{inputs[0]}{kernel}"
-        factor = Each(lambda: tf.einsum(equation, a, d), 8 * _product(shape))
+        factor = Each(lambda: tf.einsum(equation, a, d), 8 * math.prod(shape))
     factors: dict[str, Factor] = {"kernel": factor}
     if layer.bias is not None:
         bias = [c for c in layer.bias_axes if c != "."]
         summed = tf.einsum(f"{output}->{output[0]}{''.join(bias)}", d)
-        factors["bias"] = Each(lambda: tf.reshape(summed, [-1, *layer.bias.shape]), 4 * _product(layer.bias.shape))
+        factors["bias"] = Each(lambda: tf.reshape(summed, [-1, *layer.bias.shape]), 4 * math.prod(layer.bias.shape))
     return factors
-
-
-def _product(sizes: Any) -> int:
-    result = 1
-    for size in sizes:
-        result *= int(size)
-    return result
 
 
 add(
