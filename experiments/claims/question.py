@@ -23,6 +23,8 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
+import fitcore
+from experiments.claims.statistics import Effect
 from experiments.claims.verdicts import Claim, plain
 from experiments.claims.words import said
 from fitcore import launch
@@ -74,6 +76,16 @@ class Findings:
     def seeds(self, few: int = 10, many: int = 20) -> list[int]:
         """The seeds of a comparison: `--repeats` of them, else `few`, or `many` with --full; from --seed on."""
         return [self.run.seed + i for i in range(REPEATS.value or (many if FULL.value else few))]
+
+    def records(self, name: str, seed: int) -> dict[str, Any]:
+        """More arguments for the fit of an example under `seed`: the first seed's goes to TensorBoard and into history.json.
+
+        It records what fits record anyway, so nothing is traced anew for it.
+        """
+        if seed != self.run.seed:
+            return {}
+        events = fitcore.TensorBoard(self.run.path / name, record=("step/loss",), running=())
+        return {"callbacks": [self.run.history(name)], "hooks": [events]}
 
     def begin(self, what: str) -> None:
         """Say what is done next, and how far all is: "[ 35 %] what". The report reads these lines."""
@@ -179,7 +191,7 @@ class Findings:
                 print(f"  {name.replace('_', ' ')}: {said(plain(value))}")
                 here = f"{tag}/{re.sub('[^A-Za-z0-9_.-]+', '_', name)}"
                 given = plain(value)
-                if isinstance(given, dict):
+                if isinstance(value, Effect):
                     tf.summary.scalar(here, given["mean"], step=0)
                     tf.summary.histogram(f"{here}_by_seed", given["values"], step=0)
                 elif isinstance(given, (bool, int, float)):

@@ -18,7 +18,7 @@ def short(value: float) -> str:
 def said(value: Any) -> str:
     """A figure as it stands in result.json, in words."""
     if isinstance(value, dict):
-        return str(value["says"])  # an effect
+        return str(value.get("says") or ", ".join(f"{name} {said(each)}" for name, each in value.items()))  # says: an effect
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
