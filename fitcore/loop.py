@@ -127,14 +127,15 @@ def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
         if watched:
             left = stream.steps_per_execution - ran
             steps, seconds = min(steps or left, left), math.inf
-        chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record)
+        rules, state = run.rules, run.rule_state()
+        chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record, rules=rules, state=state)
         ran += chunk.steps
         if ran == 0:
             stream.out_of_data()
             return logs
         if chunk.steps > 0:
             logs = chunk.logs
-            run.note(chunk.steps, chunk.records)
+            run.note(chunk)
         whole = not watched or ran == stream.steps_per_execution or chunk.ended or stream.remaining() == 0
         if watching and whole:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
@@ -188,6 +189,14 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
                 run.evaluations.append((run.step, {f"val_{name}": value for name, value in values.items()}))
             case Set("learning_rate", value):
                 run.engine.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+            case Set("batch_size", value):
+                if run.stream.rows is None:
+                    raise ValueError(
+                        f"{type(hook).__name__} sets the batch size, which is fixed in this fit: its `changes` must name it."
+                    )
+                if value < 1:
+                    raise ValueError(f"{type(hook).__name__} sets the batch size to {value}; it must be at least 1.")
+                run.stream.rows = int(value)
             case _:
                 raise ValueError(f"{type(hook).__name__} returned {request!r}; a hook returns Stop, Save, Evaluate or Set.")
 

@@ -1,11 +1,13 @@
 """What a hook is.
 
 A hook says *when* it needs the host and *what* it wants recorded; the loop derives from that how many steps run per
-compiled call. It is shown an immutable `View` and answers with requests; it never writes into anything it is shown.
+compiled call. It is shown an immutable `View` and answers with requests; it never writes into anything it is shown. What
+can be decided without the host it has decided inside the compiled loop, by a rule (hooks/in_loop.py).
 
     fit                    hook
     ---------------------  -----------------------------------------------------------
     before the first step  begin(view)
+    in the compiled loop   in_loop.after_step  after each step, without a return to the host
     after a compiled call  after_steps(view)   if `when` says so
     after an epoch         after_epoch(view)   if `when.epochs`; validation has run
     at the end             end(view)           always: after a stop, an error and Ctrl-C too
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from fitcore.hooks.in_loop import LoopRule
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Set:
-    """Change a setting from the next step on. `name`: "learning_rate"."""
+    """Change a setting from the next step on. `name`: "learning_rate", or "batch_size" in a fit that lets it change."""
 
     name: str
     value: float
@@ -114,10 +118,17 @@ class Hook:
       when: when the host is needed.
       record: scalars to record at each step inside the compiled loop: names from `fitcore.RECORDERS` or of metrics, or a
         mapping from names to recorders.
+      changes: names of the settings it changes by `Set`, if "batch_size" is among them.
+      in_loop: a rule that decides after each step inside the compiled loop. A fit measures the gradient noise if it reads that.
+      loop_state: the rule's state, brought up to date after each compiled call; None before the first. It lives as long as
+        the hook does: over repeated fits the rule goes on from it.
     """
 
     when: When = EPOCHS
     record: Iterable[str] | Mapping[str, Any] = ()
+    changes: tuple[str, ...] = ()
+    in_loop: LoopRule | None = None
+    loop_state: dict[str, float] | None = None
 
     def begin(self, view: View) -> None:
         """Before the first step."""
@@ -135,7 +146,8 @@ class Hook:
 
     def state(self) -> dict[str, Any]:
         """What must be saved for the hook to go on in another process, as JSON-able values."""
-        return {}
+        return {} if self.loop_state is None else dict(self.loop_state)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` gave."""
+        self.loop_state = dict(state) or None

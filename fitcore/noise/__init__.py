@@ -20,7 +20,7 @@ from fitcore.noise import convolutions, recurrent, rules  # noqa: F401
 from fitcore.noise.calls import per_example
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.plot import plot
-from fitcore.noise.probe import Probe
+from fitcore.noise.probe import NOISE_TOTALS, Probe
 from fitcore.noise.results import NoiseCurves
 
-__all__ = ["GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]
+__all__ = ["NOISE_TOTALS", "GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]

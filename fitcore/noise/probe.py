@@ -22,6 +22,8 @@ from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
 from fitcore.noise.watch import Watch
 
+NOISE_TOTALS = ("noise/trace", "noise/grad_norm_sq", "noise/batch_size")  # what rules inside the loop can read
+
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
 
 
@@ -108,6 +110,20 @@ class Probe:
         if not self.config.hessian_every:
             return found
         return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3)], axis=0)
+
+    def totals(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The whole model's unbiased estimates of one step, by `NOISE_TOTALS`, from its row, traced; NaN if not measured."""
+        n = row[0]
+        trace = norm_sq = tf.zeros([], tf.float64)
+        count = len(self.entries)
+        for k, entry in enumerate(self.entries):
+            deviations, big = row[1 + k], row[1 + count + k]
+            units, size = (tf.cast(self.config.splits, tf.float64), n // self.config.splits) if entry.split else (n, 1.0)
+            between = tf.where(tf.logical_and(units >= 2, size >= 1), units - 1, np.nan)
+            trace += size * deviations / between  # as `statistics.estimate`
+            norm_sq += big - deviations / (units * between)
+        values = (trace, norm_sq, n)
+        return {name: tf.where(n > 0, value, np.nan) for name, value in zip(NOISE_TOTALS, values)}
 
     # --- one row ----------------------------------------------------------------------------------------------------------
 
