@@ -12,6 +12,7 @@ schedule makes of the rate; and what fresh noise on the inputs between the epoch
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -187,7 +188,7 @@ def c3(findings: Findings, lab: Lab) -> dict[str, Any]:
     schedule = keras.callbacks.LearningRateScheduler(tenths)
     model = lab.restarts.start(lab.seed)
     rates = lab.one_call(fitcore.fit, model, 100, callbacks=[schedule, seen]).history["learning_rate"]
-    moved = [any((a != b).any() for a, b in zip(now, was)) for was, now in zip(ends[:-1], ends[1:])]
+    moved = [any((a != b).any() for a, b in zip(now, was)) for was, now in itertools.pairwise(ends)]
 
     model = lab.restarts.start(lab.seed)
     in_calls = [h.history["learning_rate"][0] for h in lab.calls(fitcore.fit, model, 100, callbacks=[schedule])]

@@ -32,9 +32,9 @@ def calls_explore(
 def calls_stop_early(
     one_call_stopped: Effect, calls_stopped_by_the_callback: Effect, calls_stopped_by_a_count_that_lasts: Effect
 ) -> Verdict:
-    """Shares of runs that stop before their last epoch. Not testable if EarlyStopping stops no run of one call. Supported if, given
-    to each of the calls, it stops as many runs as it does in one call. Depends, on who counts, if it stops fewer, but a count that
-    lasts over the calls (fitcore.StopOn) stops as many; refuted if that doesn't either."""
+    """Shares of runs that stop before their last epoch. Not testable if EarlyStopping stops no run of one call. Supported if,
+    given to each of the calls, it stops as many runs as it does in one call. Depends, on who counts, if it stops fewer, but a
+    count that lasts over the calls (fitcore.StopOn) stops as many; refuted if that doesn't either."""
     figures = (
         f"stopped early: one call with EarlyStopping {one_call_stopped}; calls with it {calls_stopped_by_the_callback}; calls with "
         f"a count that lasts {calls_stopped_by_a_count_that_lasts}"
@@ -50,8 +50,8 @@ def calls_stop_early(
 
 def schedule_compounds(as_written: str, rate_in_epoch: Mapping[int, float]) -> Verdict:
     """Supported if C3 as written raises ValueError and, passed properly, its schedule takes the rate from 1e-3 in epoch 49 to
-    1e-53 in epoch 99 (both to 1 %). Refuted if it raises none, or if the rate in epoch 51 is more than half of that in epoch 50.
-    Depends if it raises and compounds, but ends elsewhere."""
+    1e-53 in epoch 99 (both to 1 %). Refuted if it raises none, or if the rate in epoch 51 is more than half of that in epoch
+    50. Depends if it raises and compounds, but ends elsewhere."""
     rates = ", ".join(f"{short(rate)} in epoch {epoch}" for epoch, rate in rate_in_epoch.items())
     if not as_written.startswith("ValueError") or rate_in_epoch[51] > rate_in_epoch[50] / 2:
         return Verdict(REFUTED, f"{as_written}; the rate: {rates}")
@@ -74,8 +74,8 @@ def overhead_negligible(calls_to_one_call_by_Keras: Effect, calls_to_one_call_by
 
 
 def noise_helps(validation_loss_by_noise: Mapping[str, Effect]) -> Verdict:
-    """For each strength of noise, the factor by which fresh noise on the inputs in each epoch changes the validation loss at the
-    end. Supported if it lowers it at every strength (interval below 1), refuted if at none, depends otherwise."""
+    """For each strength of noise, the factor by which fresh noise on the inputs in each epoch changes the validation loss at
+    the end. Supported if it lowers it at every strength (interval below 1), refuted if at none, depends otherwise."""
     figures = ", ".join(f"noise {strength}: {factor}" for strength, factor in validation_loss_by_noise.items())
     helps = [strength for strength, factor in validation_loss_by_noise.items() if factor.high < 1]
     if len(helps) == len(validation_loss_by_noise):

@@ -1,0 +1,92 @@
+"""The claims of question E, and the rules that settle them."""
+
+from __future__ import annotations
+
+from experiments.claims.statistics import Effect
+from experiments.claims.verdicts import DEPENDS, REFUTED, SUPPORTED, Claim, Verdict
+
+
+def one_call_insufficient(
+    same_bits_by_fitcore: Effect, same_bits_by_Keras: Effect, training_loss_of_calls_to_one_call: Effect
+) -> Verdict:
+    """Refuted if in every run, by fitcore and by Keras, so many calls of one epoch end in the very bits of one call of so many
+    epochs: then one call suffices. Supported if they do in no run, and the calls end at a lower training loss (factor below 1).
+    Depends otherwise."""
+    figures = f"same bits by fitcore {same_bits_by_fitcore}, by Keras {same_bits_by_Keras}"
+    if same_bits_by_fitcore.mean == same_bits_by_Keras.mean == 1:
+        return Verdict(REFUTED, f"calls and epochs are confused, and one call does what many do: {figures}")
+    figures += f"; training loss of the calls to that of one call: {training_loss_of_calls_to_one_call}"
+    if same_bits_by_fitcore.mean == same_bits_by_Keras.mean == 0 and training_loss_of_calls_to_one_call.high < 1:
+        return Verdict(SUPPORTED, figures)
+    return Verdict(DEPENDS, f"on the run: {figures}")
+
+
+def calls_for_monitoring(
+    values_of_calls_found_in_one_call: Effect, values_seen_by_calls: int, values_recorded_by_one_call: int
+) -> Verdict:
+    """The share of all values that the Histories of the calls hold (losses and metrics, of training and validation) that the
+    History of one call holds too, bit for bit. Refuted if it is all of them in every run, supported if it is none, depends
+    otherwise. Beside it: how many values the calls show, and how many one call records, those of each step included."""
+    figures = (
+        f"of what the calls show, one call's History holds {values_of_calls_found_in_one_call}; values shown by the calls "
+        f"{values_seen_by_calls}, recorded by one call {values_recorded_by_one_call}"
+    )
+    if values_of_calls_found_in_one_call.low == 1:
+        return Verdict(REFUTED, figures)
+    if values_of_calls_found_in_one_call.high == 0:
+        return Verdict(SUPPORTED, figures)
+    return Verdict(DEPENDS, f"on the value: {figures}")
+
+
+def same_stop(
+    epochs_by_hand_less_callback: Effect,
+    ends_in_the_same_weights: Effect,
+    validation_loss_by_hand_to_callback: Effect,
+    loss_on_fresh_data_by_hand_to_callback: Effect,
+) -> Verdict:
+    """Supported if in every run stopping by hand (E2) and by the callback (E3) train for as many epochs and end in the same
+    bits; refuted if in every run they do neither; depends otherwise. Beside it: the factors between the losses of what they
+    end with."""
+    epochs = epochs_by_hand_less_callback
+    figures = (
+        f"epochs by hand less those by the callback: {epochs}; same weights {ends_in_the_same_weights}; loss by hand to loss by the "
+        f"callback: {validation_loss_by_hand_to_callback} in validation, {loss_on_fresh_data_by_hand_to_callback} on fresh data"
+    )
+    if all(difference == 0 for difference in epochs.values) and ends_in_the_same_weights.mean == 1:
+        return Verdict(SUPPORTED, figures)
+    if all(difference != 0 for difference in epochs.values) and ends_in_the_same_weights.mean == 0:
+        return Verdict(REFUTED, figures)
+    return Verdict(DEPENDS, f"on the run: {figures}")
+
+
+def validation_is_noise(
+    validation_accuracy_above_chance: Effect,
+    validation_loss_gained_in_training: Effect,
+    fresh_loss_above_validation_loss_at_the_chosen_epoch: Effect,
+) -> Verdict:
+    """Labels are random, so nothing can be learnt. The accuracy is noise if the interval of its excess over one half holds 0;
+    the loss is noise if the interval of its change from the first to the last epoch holds 0. Supported if both are, refuted
+    if neither is, depends otherwise. Beside it: how much more the loss on fresh data is than on the validation data, at the
+    epoch that these chose."""
+    noise = {
+        "the accuracy": validation_accuracy_above_chance.low <= 0 <= validation_accuracy_above_chance.high,
+        "the loss": validation_loss_gained_in_training.low <= 0 <= validation_loss_gained_in_training.high,
+    }
+    figures = (
+        f"accuracy above one half {validation_accuracy_above_chance}; change of the loss {validation_loss_gained_in_training}; "
+        f"loss on fresh data above that in validation, at the chosen epoch: {fresh_loss_above_validation_loss_at_the_chosen_epoch}"
+    )
+    if all(noise.values()):
+        return Verdict(SUPPORTED, figures)
+    if not any(noise.values()):
+        return Verdict(REFUTED, figures)
+    which = " and ".join(name for name, is_noise in noise.items() if is_noise)
+    return Verdict(DEPENDS, f"on what is looked at: only {which} is noise; {figures}")
+
+
+CLAIMS = (
+    Claim("E-a", "A single fit call is almost always insufficient", one_call_insufficient),
+    Claim("E-b", "Repeated calls are needed for monitoring", calls_for_monitoring),
+    Claim("E-c", "Early stopping by hand (E2) and by the callback (E3) do the same", same_stop),
+    Claim("E-d", "The labels are random, so whatever validation shows is noise", validation_is_noise),
+)
