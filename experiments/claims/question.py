@@ -97,7 +97,7 @@ class Findings:
         return {"callbacks": [self.run.history(name)], "hooks": [events]}
 
     def begin(self, what: str) -> None:
-        """Say what is done next, and how far all is: "[ 35 %] what". The report reads these lines; the part's seconds are kept."""
+        """Say what is done next, and how far all is: "[ 35 %] what". Its seconds are kept."""
         self._end_part()
         print(f"[{100 * self._begun // self.parts:3d} %] {what}", flush=True)
         self._begun += 1
