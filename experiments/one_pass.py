@@ -14,7 +14,6 @@ updates an "iteration" is. Beyond the claims: what Keras's seeded shuffle, the s
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
+from experiments.claims.measures import noise_shares
 from experiments.claims.question import FULL, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
@@ -96,14 +96,6 @@ def evaluated(model: keras.Model, x: Any, y: Any) -> Any:
 def loss_of(model: keras.Model, x: Any, y: Any) -> float:
     """Loss of a digits model."""
     return float(evaluated(model, x, y)[0])
-
-
-def noise_shares(noise: Any, pieces: int = 3) -> list[float]:
-    """The share of noise in the squared norm of an update's gradient, in so many parts of a run one after the other."""
-    cuts = np.linspace(0, len(noise.step), pieces + 1).astype(int)
-    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
-    per_batch = noise.trace / noise.batch_size
-    return [float(np.sum(per_batch[part]) / np.sum(noise.batch_grad_norm_sq[part])) for part in parts]
 
 
 def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 11) -> float:
