@@ -4,8 +4,8 @@
     python -m experiments.one_pass --full             # more seeds, and A2 until it has long overfitted
     python -m experiments.one_pass --repeats=30 --later_epochs=60
 
-A1 fits a line, A2 real handwritten digits with dropout, A3 a line with a loss of one's own that adds an L2 penalty. All three run
-as they are written; each is run from several seeds, and each seed's runs differ in one thing only. Measured are what more
+A1 fits a line, A2 real handwritten digits with dropout, A3 a line with a loss of one's own that adds an L2 penalty. All three
+run as they are written; each is run from several seeds, and each seed's runs differ in one thing only. Measured are what more
 epochs change on data not trained on, how much of an update is noise and what is left of it after an epoch, whether the loss
 goes up anywhere between where one epoch ends and where training ends, what dropout and L2 change and when, and how many
 updates an "iteration" is. Beyond the claims: what Keras's seeded shuffle, the same order in every epoch, costs.
@@ -25,7 +25,8 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from experiments.claims.question import FULL, Findings, Question
+from experiments.claims.measures import noise_shares
+from experiments.claims.question import FULL, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share, sign_test
@@ -34,7 +35,7 @@ from fitcore import launch
 EPOCHS = flags.DEFINE_integer("many_epochs", 10, "A2: epochs that one epoch is compared with.", lower_bound=2)
 LATER = flags.DEFINE_integer("later_epochs", None, "A2: epochs after which overfitting shows. Default: 20, --full: 100.", 3)
 RATE = flags.DEFINE_float("sgd_rate", 0.1, "SGD's learning rate where the noise of single updates is measured.", 0.0)
-ORDERS = flags.DEFINE_integer("orders", 6, "Orders of the data from which the noise in a displacement is measured.", 2)
+ORDERS = flags.DEFINE_integer("orders", 4, "Orders of the data from which the noise in a displacement is measured.", 2)
 
 QUESTION = Question("A", "One pass or many: successive training against a single training iteration", CLAIMS)
 NOISE = fitcore.GradientNoise(every=10, per_layer=False, decay=1.0)
@@ -92,12 +93,9 @@ def evaluated(model: keras.Model, x: Any, y: Any) -> Any:
     return fitcore.evaluate(model, x, y, batch_size=1000, verbose=0)
 
 
-def noise_shares(noise: Any, pieces: int = 3) -> list[float]:
-    """The share of noise in the squared norm of an update's gradient, in so many parts of a run one after the other."""
-    cuts = np.linspace(0, len(noise.step), pieces + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
-    per_batch = noise.trace / noise.batch_size
-    return [float(np.sum(per_batch[part]) / np.sum(noise.batch_grad_norm_sq[part])) for part in parts]
+def loss_of(model: keras.Model, x: Any, y: Any) -> float:
+    """Loss of a digits model."""
+    return float(evaluated(model, x, y)[0])
 
 
 def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 11) -> float:
@@ -154,7 +152,7 @@ def a1(findings: Findings) -> tuple[Effect, Effect, int]:
         distances.append([float(np.hypot(w[0, 0] - 2, b[0] - 1)) for w, b in (once, often)])
         limits.append(float(np.hypot(least_squares[0] - 2, least_squares[1] - 1)))
         shares.append(noise_shares(more.noise))
-        barriers.append(barrier(lambda: error(model, x, y), model, once, often))
+        barriers.append(barrier(functools.partial(error, model, x, y), model, once, often))
     once_left, often_left = np.transpose(distances)
     left = paired_ratio(often_left, once_left)
     found = {
@@ -187,13 +185,13 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
             updates = first.account["steps"]
             once = model.get_weights()
             rest = fitcore.fit(model, digits.x, digits.y, epochs=later - 1, **given, **findings.records(name, seed))
-            into.append({key: first.history[key] + rest.history[key] for key in ("val_loss", "val_accuracy")})
+            into.append({key: first.history[key] + rest.history[key] for key in first.history})
             if dropout:
                 shares.append(noise_shares(rest.noise))
                 often = model.get_weights()
-                barriers.append(barrier(lambda: evaluated(model, digits.x, digits.y)[0], model, once, often))
-    loss, accuracy = (np.array([run[key] for run in curves[0.2]]) for key in ("val_loss", "val_accuracy"))
-    loss_without = np.array([run["val_loss"] for run in curves[0.0]])
+                barriers.append(barrier(functools.partial(loss_of, model, digits.x, digits.y), model, once, often))
+    loss, accuracy = (np.array([each[key] for each in curves[0.2]]) for key in ("val_loss", "val_accuracy"))
+    loss_without = np.array([each["val_loss"] for each in curves[0.0]])
     many = min(EPOCHS.value, later - 1)
     gain = paired(accuracy[:, many - 1], accuracy[:, 0], "%")
     grows = paired_ratio(loss[:, -1], loss[:, many - 1])
@@ -216,7 +214,7 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
         "barriers": share([b > 1e-3 for b in barriers]),
         "dropout": [paired_ratio(loss[:, e], loss_without[:, e]) for e in (0, later - 1)],
         "loss": {"with dropout": loss, "without": loss_without},
-        "accuracy": accuracy,
+        "runs": curves[0.2],
     }
 
 
@@ -292,19 +290,24 @@ def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
     return {"start": np.array(start), "late": np.array(late)}
 
 
-def shuffle_quirk(findings: Findings, digits: Split) -> None:
-    """What Keras's seeded shuffle costs: the same permutation in every epoch against another one in each."""
-    seeds = findings.seeds(20, 40)
+def shuffle_quirk(findings: Findings, digits: Split, runs: Sequence[Any]) -> None:
+    """What Keras's seeded shuffle costs: the same permutation in every epoch against another one in each. `runs`: A2's
+    Histories, which are the former's already."""
+    seeds = findings.seeds(10, 40)
     findings.begin(f"the same order in each epoch against reshuffling, {len(seeds)} seeds")
     restarts = Restarts(digits_model)
-    ends = []
-    for seed in seeds:
-        for shuffle in (True, fitcore.Reshuffle(seed)):
-            model = restarts.start(seed)
-            fitted = fitcore.fit(model, digits.x, digits.y, epochs=EPOCHS.value, shuffle=shuffle, verbose=0)
-            test = evaluated(model, digits.x_test, digits.y_test)
-            ends.append([fitted.history["loss"][-1], *test])
-    same, other = np.array(ends[::2]), np.array(ends[1::2])
+    epochs = EPOCHS.value
+
+    def end(seed: int, shuffle: Any) -> list[float]:
+        """[training loss of the last epoch, test loss, test accuracy]."""
+        model = restarts.start(seed)
+        fitted = fitcore.fit(model, digits.x, digits.y, epochs=epochs, shuffle=shuffle, verbose=0)
+        return [fitted.history["loss"][-1], *evaluated(model, digits.x_test, digits.y_test)]
+
+    names = ("loss", "val_loss", "val_accuracy")
+    known = [[each[name][epochs - 1] for name in names] for each in runs[: len(seeds)] if len(each["loss"]) >= epochs]
+    same = np.array(known + [end(seed, True) for seed in seeds[len(known) :]])
+    other = np.array([end(seed, fitcore.Reshuffle(seed)) for seed in seeds])
     points_lost = paired(other[:, 2], same[:, 2], "%")
     found = {
         "accuracy gained by reshuffling": points_lost,
@@ -374,10 +377,10 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     )
     counted = {"A1": updates_a1, "A2": second["updates"], "A3": third["updates"]}
     findings.settle("A-e", updates_in_one_epoch=counted)
-    shuffle_quirk(findings, digits)
+    shuffle_quirk(findings, digits, second["runs"])
     findings.plot("A: one pass or many", lambda axes: draw(axes, second, displaced), panels=2)
     return findings.result()
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    run(main)

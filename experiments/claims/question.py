@@ -32,6 +32,14 @@ from fitcore import launch
 FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in under a minute.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Runs per comparison, paired by seed. Default: 10, or 20 with --full.", 2)
 
+THREADS = flags.DEFINE_integer(
+    "threads",
+    1,
+    "Threads of one operation; 0: as TensorFlow likes. One is fastest for models this small, and its results don't "
+    "depend on the number of cores.",
+    0,
+)
+
 RAN = "runs as written"
 
 
@@ -71,6 +79,7 @@ class Findings:
         self._beyond: list[dict[str, Any]] = []
         self._plots: list[dict[str, str]] = []
         self._seconds: dict[str, float] = {}
+        self._part: tuple[str, float] | None = None  # what is under way, since when
         self._board = tf.summary.create_file_writer(str(run.path / "findings"))
 
     def seeds(self, few: int = 10, many: int = 20) -> list[int]:
@@ -88,9 +97,16 @@ class Findings:
         return {"callbacks": [self.run.history(name)], "hooks": [events]}
 
     def begin(self, what: str) -> None:
-        """Say what is done next, and how far all is: "[ 35 %] what". The report reads these lines."""
+        """Say what is done next, and how far all is: "[ 35 %] what". Its seconds are kept."""
+        self._end_part()
         print(f"[{100 * self._begun // self.parts:3d} %] {what}", flush=True)
         self._begun += 1
+        self._part = what, time.perf_counter()
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            what, start = self._part
+            self.took(what, time.perf_counter() - start)
 
     def used(self, data: str) -> None:
         """Data that were used."""
@@ -163,6 +179,7 @@ class Findings:
         Raises:
           RuntimeError: if a claim was not settled.
         """
+        self._end_part()
         left = sorted(set(self._claims) - {settled["id"] for settled in self._settled})
         if left:
             raise RuntimeError(f"Claims without a verdict: {left}")
@@ -197,6 +214,16 @@ class Findings:
                 elif isinstance(given, (bool, int, float)):
                     tf.summary.scalar(here, float(given), step=0)
         sys.stdout.flush()
+
+
+def run(main: Callable[[launch.RunDirectory], Mapping[str, Any]]) -> None:
+    """`fitcore.launch.run`, with as many threads as --threads says."""
+
+    def with_threads(directory: launch.RunDirectory) -> Mapping[str, Any]:
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
+        return main(directory)
+
+    launch.run(with_threads)
 
 
 def raised(function: Callable[[], Any]) -> str:
