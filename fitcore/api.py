@@ -16,7 +16,7 @@ from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
 from fitcore.engine import Engine
-from fitcore.hooks import BatchSizeSchedule, Hook
+from fitcore.hooks import BatchSizeSchedule, Hook, InLoop
 from fitcore.noise import NOISE_TOTALS, GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
@@ -309,7 +309,7 @@ def first_batch_size(batch_size: Any, hooks: Sequence[Hook], step: int) -> tuple
     first = np.asarray(batch_size(tf.constant(step, tf.int64)))
     if first.shape != () or not first >= 1:
         raise ValueError(f"`batch_size(step)` must give a number of at least 1. Received: {first} for step {step}")
-    return int(first), [*hooks, BatchSizeSchedule(batch_size)]
+    return int(first), [*hooks, InLoop(BatchSizeSchedule(batch_size))]
 
 
 def measured_noise(engine: Engine, noise: bool | GradientNoise, hooks: Iterable[Hook] = ()) -> GradientNoise | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
@@ -157,6 +158,18 @@ class Engine:
         if self.is_compiled:
             return keras_private.metrics_or_logs(self.model, logs)
         return metric_results(self.parts.metrics())
+
+    def get_weights(self) -> list[np.ndarray]:
+        """The weights, moving statistics included, as arrays: `model.get_weights()`."""
+        return [np.asarray(variable) for variable in self._weights()]
+
+    def set_weights(self, values: Sequence[np.ndarray]) -> None:
+        """Put such weights back."""
+        for variable, value in zip(self._weights(), values):
+            variable.assign(value)
+
+    def _weights(self) -> Sequence[Any]:
+        return self.model.weights if isinstance(self.model, keras.layers.Layer) else self.model.trainable_variables
 
     @contextlib.contextmanager
     def metrics_kept(self) -> Iterator[None]:
