@@ -319,9 +319,10 @@ def measured_noise(engine: Engine, noise: bool | GradientNoise, hooks: Iterable[
       TypeError, ValueError: it is something else, or the engine's step can't be measured.
     """
     if noise is False or noise is None:
-        if not any(name in NOISE_TOTALS for hook in hooks if hook.in_loop for name in hook.in_loop.needs):
+        read = {name for hook in hooks if hook.in_loop for name in hook.in_loop.needs} & set(NOISE_TOTALS)
+        if not read:
             return None
-        noise = GradientNoise(per_layer=False)
+        noise = GradientNoise(per_layer=False, evidence="noise/evidence" in read)
     if not isinstance(noise, (bool, GradientNoise)):
         raise TypeError(f"`noise` must be True, False or a fitcore.GradientNoise. Received: noise={noise!r}")
     if engine.has_own_step:

@@ -260,7 +260,8 @@ class Engine:
         )
 
     def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
-        known = set(recorders) | {name for r in recorders.values() if isinstance(r, GradientNoise) for name in NOISE_TOTALS}
+        noise = next((recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)), None)
+        known = set(recorders) | set(() if noise is None else NOISE_TOTALS if noise.evidence else NOISE_TOTALS[:-1])
         for rule in () if rules is None else rules.rules:
             try:
                 hash(rule)

@@ -162,6 +162,14 @@ def test_low_signal() -> None:
     assert history.stop_reason.step % 2 == 1  # a step that was measured: the first, the third, ...
 
 
+def test_the_evidence_based_criterion() -> None:
+    evidence = fit(sgd(), noise=fitcore.GradientNoise(evidence=True)).steps["noise/evidence"]
+    history = fit(sgd(), hooks=[StopOn(Smoothed(Target(0.0, "max"), 0.8), "noise/evidence")])
+    assert history.stop_reason.step == first(smoothed(evidence, 0.8) >= 0)
+    with pytest.raises(ValueError, match="noise/evidence"):  # the noise that was asked for hasn't got it
+        fit(sgd(), hooks=[StopOn(Target(0.0, "max"), "noise/evidence")], noise=True)
+
+
 def test_the_norm_test_makes_the_batch_grow() -> None:
     history = fit(sgd(), hooks=[InLoop(NormTest(theta=0.7, most=150, decay=0.8))], batch_size=4)
     noise, n = history.noise, history.noise.batch_size
