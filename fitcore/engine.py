@@ -260,8 +260,8 @@ class Engine:
         )
 
     def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
-        noise = next((recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)), None)
-        known = set(recorders) | set(() if noise is None else NOISE_TOTALS if noise.evidence else NOISE_TOTALS[:-1])
+        noises: list[Any] = [recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)]
+        known = {*recorders, *(name for noise in noises for name in NOISE_TOTALS if noise.evidence or "evidence" not in name)}
         for rule in () if rules is None else rules.rules:
             try:
                 hash(rule)

@@ -96,8 +96,8 @@ class CABS:
 class NoiseLearningRate:
     """The learning rate that suits the noise: highest/(1 + B/n), with B = tr(Sigma)/|G|^2 and n rows in the batch.
 
-    McCandlish et al. 2018 (arXiv:1812.06162, section 2.2, with B_simple for B_noise). While |G|^2 can't be told from zero the rate
-    stays what it is.
+    McCandlish et al. 2018 (arXiv:1812.06162, section 2.2, with B_simple for B_noise). While the sums' |G|^2 is not above zero
+    the rate stays what it is.
 
     Args:
       highest: the rate for a batch without noise, above 0.

@@ -24,7 +24,12 @@ from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
 from fitcore.noise.watch import Watch
 
-NOISE_TOTALS = ("noise/trace", "noise/grad_norm_sq", "noise/batch_size", "noise/evidence")  # what rules inside the loop can read
+NOISE_TOTALS = (
+    "noise/trace",
+    "noise/grad_norm_sq",
+    "noise/batch_size",
+    "noise/evidence",
+)  # what rules inside the loop can read
 
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
 
