@@ -16,7 +16,7 @@ from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
 from fitcore.engine import Engine
-from fitcore.hooks import BatchSizeSchedule, Hook
+from fitcore.hooks import BatchSizeSchedule, Hook, InLoop
 from fitcore.noise import NOISE_TOTALS, GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
@@ -309,7 +309,7 @@ def first_batch_size(batch_size: Any, hooks: Sequence[Hook], step: int) -> tuple
     first = np.asarray(batch_size(tf.constant(step, tf.int64)))
     if first.shape != () or not first >= 1:
         raise ValueError(f"`batch_size(step)` must give a number of at least 1. Received: {first} for step {step}")
-    return int(first), [*hooks, BatchSizeSchedule(batch_size)]
+    return int(first), [*hooks, InLoop(BatchSizeSchedule(batch_size))]
 
 
 def measured_noise(engine: Engine, noise: bool | GradientNoise, hooks: Iterable[Hook] = ()) -> GradientNoise | None:
@@ -319,9 +319,10 @@ def measured_noise(engine: Engine, noise: bool | GradientNoise, hooks: Iterable[
       TypeError, ValueError: it is something else, or the engine's step can't be measured.
     """
     if noise is False or noise is None:
-        if not any(name in NOISE_TOTALS for hook in hooks if hook.in_loop for name in hook.in_loop.needs):
+        read = {name for hook in hooks if hook.in_loop for name in hook.in_loop.needs} & set(NOISE_TOTALS)
+        if not read:
             return None
-        noise = GradientNoise(per_layer=False)
+        noise = GradientNoise(per_layer=False, evidence="noise/evidence" in read)
     if not isinstance(noise, (bool, GradientNoise)):
         raise TypeError(f"`noise` must be True, False or a fitcore.GradientNoise. Received: noise={noise!r}")
     if engine.has_own_step:

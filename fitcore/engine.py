@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
@@ -158,6 +159,18 @@ class Engine:
             return keras_private.metrics_or_logs(self.model, logs)
         return metric_results(self.parts.metrics())
 
+    def get_weights(self) -> list[np.ndarray]:
+        """The weights, moving statistics included, as arrays: `model.get_weights()`."""
+        return [np.asarray(variable) for variable in self._weights()]
+
+    def set_weights(self, values: Sequence[np.ndarray]) -> None:
+        """Put such weights back."""
+        for variable, value in zip(self._weights(), values):
+            variable.assign(value)
+
+    def _weights(self) -> Sequence[Any]:
+        return self.model.weights if isinstance(self.model, keras.layers.Layer) else self.model.trainable_variables
+
     @contextlib.contextmanager
     def metrics_kept(self) -> Iterator[None]:
         """Put the running metrics back as they were: for an evaluation in the middle of an epoch."""
@@ -247,7 +260,8 @@ class Engine:
         )
 
     def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
-        known = set(recorders) | {name for r in recorders.values() if isinstance(r, GradientNoise) for name in NOISE_TOTALS}
+        noises: list[Any] = [recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)]
+        known = {*recorders, *(name for noise in noises for name in NOISE_TOTALS if noise.evidence or "evidence" not in name)}
         for rule in () if rules is None else rules.rules:
             try:
                 hash(rule)

@@ -87,6 +87,7 @@ class Run:
     seen: list[int] = field(default_factory=list)  # for each hook: entries of the curve it has been shown
     started: float = field(default_factory=time.monotonic)
     traces_before: int = 0
+    restore: list[np.ndarray] | None = None  # weights to end with
     rules: Rules | None = None  # of those hooks that have one
     _warned_non_finite: bool = False
 
@@ -124,7 +125,7 @@ class Run:
             if chunk.carried["stopped_by"] >= 0:
                 hook, rule = ruled[int(chunk.carried["stopped_by"])]
                 reason = rule.reason(hook.loop_state or {})
-                self.stop = self.stop or StopReason(type(hook).__name__, self.step, self.epoch, reason)
+                self.stop = self.stop or StopReason(hook.name, self.step, self.epoch, reason)
         losses = records.get("step/loss")
         if losses is not None and not self._warned_non_finite and not math.isfinite(losses.sum()):
             bad = np.flatnonzero(~np.isfinite(losses))

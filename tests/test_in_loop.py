@@ -91,7 +91,7 @@ def test_a_stop_rule_ends_the_call_at_its_step() -> None:
     assert history.stop_reason.reason.startswith("step/loss: no improvement")
     assert history.steps["step/loss"].tolist() == whole.steps["step/loss"][:stops].tolist()
     assert history.account["calls"] == 1 + (stops - 1) // 13  # one an epoch, the last one cut short
-    assert hook.state()["wait"] == patience
+    assert hook.state()["loop"]["wait"] == patience
 
     short = linear()
     fit(short, epochs=stops // 13)

@@ -9,11 +9,16 @@ from typing import Any
 import tensorflow as tf
 
 from fitcore.hooks.in_loop import LoopState, Outcome, StepSeen
-from fitcore.hooks.protocol import NEVER, Hook
 
 
 @dataclass(frozen=True)
-class _Scheduled:
+class BatchSizeSchedule:
+    """What `fit(..., batch_size=schedule)` adds.
+
+    Args:
+      schedule: index of a step (int64 scalar) -> rows in its batch; traced into the loop.
+    """
+
     schedule: Callable[[tf.Tensor], Any]
     needs = ()
     changes = ("batch_size",)
@@ -26,16 +31,3 @@ class _Scheduled:
 
     def reason(self, state: Mapping[str, float]) -> str:
         raise AssertionError("a schedule doesn't stop")
-
-
-class BatchSizeSchedule(Hook):
-    """What `fit(..., batch_size=schedule)` adds.
-
-    Args:
-      schedule: index of a step (int64 scalar) -> rows in its batch; traced into the loop.
-    """
-
-    when = NEVER
-
-    def __init__(self, schedule: Callable[[tf.Tensor], Any]) -> None:
-        self.in_loop = _Scheduled(schedule)

@@ -100,6 +100,16 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Keep the model's weights as they are now, in the hook's `kept`, in place of those kept before."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """When this fit ends, put the weights back that were kept."""
+
+
+@dataclass(frozen=True)
 class Set:
     """Change a setting from the next step on. `name`: "learning_rate", or "batch_size" in a fit that lets it change."""
 
@@ -107,7 +117,7 @@ class Set:
     value: float
 
 
-Request = Stop | Save | Evaluate | Set
+Request = Stop | Save | Evaluate | Keep | Restore | Set
 Answer = Request | Iterable[Request] | None
 
 
@@ -120,6 +130,7 @@ class Hook:
         mapping from names to recorders.
       changes: names of the settings it changes by `Set`, if "batch_size" is among them.
       in_loop: a rule that decides after each step inside the compiled loop. A fit measures the gradient noise if it reads that.
+      kept: the weights that `Keep` kept, arrays in the order of `model.get_weights()`.
       loop_state: the rule's state, brought up to date after each compiled call; None before the first. It lives as long as
         the hook does: over repeated fits the rule goes on from it.
     """
@@ -129,6 +140,12 @@ class Hook:
     changes: tuple[str, ...] = ()
     in_loop: LoopRule | None = None
     loop_state: dict[str, float] | None = None
+    kept: list[np.ndarray] | None = None
+
+    @property
+    def name(self) -> str:
+        """What stop reasons, errors and `explain` call it."""
+        return type(self).__name__
 
     def begin(self, view: View) -> None:
         """Before the first step."""
@@ -145,9 +162,26 @@ class Hook:
         """When fit ends, however it ends. Close files here."""
 
     def state(self) -> dict[str, Any]:
-        """What must be saved for the hook to go on in another process, as JSON-able values."""
-        return {} if self.loop_state is None else dict(self.loop_state)
+        """What must be saved for the hook to go on in another process: JSON-able values, and arrays."""
+        return {"loop": self.loop_state, "kept": self.kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` gave."""
-        self.loop_state = dict(state) or None
+        self.loop_state, self.kept = state["loop"], state["kept"]
+
+
+class InLoop(Hook):
+    """A hook that is nothing but a rule inside the compiled loop.
+
+    Args:
+      rule: the rule.
+    """
+
+    when = NEVER
+
+    def __init__(self, rule: LoopRule) -> None:
+        self.in_loop = rule
+
+    @property
+    def name(self) -> str:
+        return type(self.in_loop).__name__

@@ -37,7 +37,7 @@ class Patience:
 
     Args:
       patience: how many; at least 1.
-      min_delta: an improvement must be larger than this.
+      min_delta: an improvement must be larger than this. NaN is never one.
       mode: "min" if smaller is better, "max" if larger.
     """
 
@@ -48,15 +48,14 @@ class Patience:
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ValueError(f"`patience` must be at least 1. Received: patience={self.patience}")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f'`mode` must be "min" or "max". Received: mode={self.mode!r}')
+        _check_mode(self.mode)
 
     def start(self) -> dict[str, float]:
         return {"best": math.inf if self.mode == "min" else -math.inf, "wait": 0.0}
 
     def decide(self, state: LoopState, value: tf.Tensor) -> tuple[LoopState, Any]:
-        gain = state["best"] - value if self.mode == "min" else value - state["best"]
-        better = gain > self.min_delta  # False for NaN
+        least = value + self.min_delta if self.mode == "min" else value - self.min_delta
+        better = least < state["best"] if self.mode == "min" else least > state["best"]  # False for NaN
         wait = tf.where(better, tf.zeros_like(value), state["wait"] + 1)
         return {"best": tf.where(better, value, state["best"]), "wait": wait}, wait >= self.patience
 
@@ -79,6 +78,75 @@ class NonFinite:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Stop at the first value that reaches `value`: at most it if `mode` is "min", at least it if "max"."""
+
+    value: float
+    mode: str = "min"
+
+    def __post_init__(self) -> None:
+        _check_mode(self.mode)
+
+    def start(self) -> dict[str, float]:
+        return {}
+
+    def decide(self, state: LoopState, value: tf.Tensor) -> tuple[LoopState, Any]:
+        return state, value <= self.value if self.mode == "min" else value >= self.value
+
+    def reason(self, state: Mapping[str, float], value: float) -> str:
+        return f"{value:.6g} reaches the target {self.value:.6g}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Stop at the first value above `factor` times the lowest one so far. For values above zero."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1:
+            raise ValueError(f"`factor` must be above 1. Received: factor={self.factor}")
+
+    def start(self) -> dict[str, float]:
+        return {"lowest": math.inf}
+
+    def decide(self, state: LoopState, value: tf.Tensor) -> tuple[LoopState, Any]:
+        lowest = tf.where(value < state["lowest"], value, state["lowest"])
+        return {"lowest": lowest}, value > self.factor * lowest
+
+    def reason(self, state: Mapping[str, float], value: float) -> str:
+        return f"{value:.6g} is more than {self.factor:g} times the lowest, {state['lowest']:.6g}"
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Let `rule` see the running average of the values: exponential, of weight `decay`, its bias at the start corrected.
+
+    `Smoothed(Patience(500), 0.99)` stops on a plateau of the smoothed loss.
+    """
+
+    rule: StopRule
+    decay: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1). Received: decay={self.decay}")
+
+    def start(self) -> dict[str, float]:
+        return {"sum": 0.0, "weight": 0.0, **{f"rule/{name}": value for name, value in self.rule.start().items()}}
+
+    def decide(self, state: LoopState, value: tf.Tensor) -> tuple[LoopState, Any]:
+        total, weight = self.decay * state["sum"] + value, self.decay * state["weight"] + 1
+        inner = {name.removeprefix("rule/"): held for name, held in state.items() if name.startswith("rule/")}
+        after, stop = self.rule.decide(inner, total / weight)
+        return {"sum": total, "weight": weight, **{f"rule/{name}": held for name, held in after.items()}}, stop
+
+    def reason(self, state: Mapping[str, float], value: float) -> str:
+        inner = {name.removeprefix("rule/"): held for name, held in state.items() if name.startswith("rule/")}
+        return f"smoothed by {self.decay:g}: {self.rule.reason(inner, state['sum'] / state['weight'])}"
+
+
+@dataclass(frozen=True)
 class _EachStep:
     """A stop rule on a value of each step, as the compiled loop takes it."""
 
@@ -96,10 +164,20 @@ class _EachStep:
     def after_step(self, state: LoopState, seen: StepSeen) -> Outcome:
         value = seen.values[self.monitor]
         new, stop = self.rule.decide({name: state[name] for name in state if name != "value"}, value)
-        return Outcome({**new, "value": value}, stop)
+        new = {**new, "value": value}
+        if self.monitor.startswith("noise/"):  # NaN: nothing was measured in this step
+            there = tf.logical_not(tf.math.is_nan(value))
+            new = {name: tf.where(there, held, state[name]) for name, held in new.items()}
+            stop = tf.logical_and(there, stop)
+        return Outcome(new, stop)
 
     def reason(self, state: Mapping[str, float]) -> str:
         return f"{self.monitor}: {self.rule.reason(state, state['value'])}"
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("min", "max"):
+        raise ValueError(f'`mode` must be "min" or "max". Received: mode={mode!r}')
 
 
 class StopOn(Hook):

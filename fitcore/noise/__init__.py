@@ -10,6 +10,7 @@ fallback.py     any other layer, row by row, vectorized
 split.py        anything at all, by passes over micro-batches
 factors.py      per-example gradients of one weight, and their squared norms
 probe.py        puts it together inside the step
+evidence.py     the evidence-based stopping criterion
 results.py      what `history.noise` is
 dashboard.py    TensorBoard events
 plot.py         a picture, with matplotlib
