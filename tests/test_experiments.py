@@ -111,3 +111,8 @@ def test_a_finished_question_is_not_run_again(tmp_path, monkeypatch, capsys):
 def test_an_unknown_question_is_named():
     with flagsaver(only=["F"]), pytest.raises(SystemExit, match=r"--only takes letters of A, B, C, D, E\. Received: F"):
         report.main(["report"])
+
+
+def test_a_claim_without_an_effect_is_in_the_table_too():
+    claim = {"id": "A-e", "text": "one", "verdict": "refuted", "measurements": {"updates": {"A1": 4, "A2": 125}}}
+    assert "| updates: A1 4, A2 125 |" in markdown.table_of({"A": {"claims": [claim]}}, ["A-e"], {"A": "python"})

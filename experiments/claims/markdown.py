@@ -104,7 +104,7 @@ def _figures(found: Mapping[str, Any]) -> list[str]:
 def _effect(claim: Mapping[str, Any]) -> str:
     """A claim's first effect, or its first measurement."""
     found = claim["measurements"]
-    effects = {name: value["says"] for name, value in found.items() if isinstance(value, dict)}
+    effects = {name: value["says"] for name, value in found.items() if isinstance(value, dict) and "says" in value}
     first = next(iter((effects or {name: said(value) for name, value in found.items()}).items()), ("", ""))
     return f"{first[0]}: {first[1]}"
 
