@@ -53,7 +53,7 @@ def test_what_was_found_is_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "[  0 %] one thing" in printed
     assert "[ 50 %] another" in printed
-    assert "A-a: it grows: SUPPORTED" in printed
+    assert "A-a: it grows: **supported**; gain" in printed
     assert set(result["seconds"]) == {"one thing", "another"}
     about = {"command": "python -m experiments.report", "sha256": "0" * 64, "versions": {"python": "3"}}
     path = markdown.write(
@@ -99,7 +99,7 @@ def test_a_finished_question_is_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report.subprocess, "Popen", lambda *_, **__: pytest.fail("it was run again"))
     with flagsaver(quick=True, only=["A"], runs=str(tmp_path / "runs")):
         report.main(["report"])
-    assert "A-a  supported" in capsys.readouterr().out
+    assert "A-a  it grows: supported" in capsys.readouterr().out
     assert (runs / "RESULTS.md").exists()
     monkeypatch.undo()
 
@@ -114,5 +114,5 @@ def test_an_unknown_question_is_named():
 
 
 def test_a_claim_without_an_effect_is_in_the_table_too():
-    claim = {"id": "A-e", "text": "one", "verdict": "refuted", "measurements": {"updates": {"A1": 4, "A2": 125}}}
+    claim = {"id": "A-e", "text": "one", "verdict": "refuted", "on": "", "measurements": {"updates": {"A1": 4, "A2": 125}}}
     assert "| updates: A1 4, A2 125 |" in markdown.table_of({"A": {"claims": [claim]}}, ["A-e"], {"A": "python"})
