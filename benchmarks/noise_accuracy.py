@@ -1,8 +1,9 @@
 """Is the measured gradient noise right? `python -m benchmarks.noise_accuracy [--only=layers] [--case=NAME] [--json=FILE]`
 
     layers      every case of benchmarks/noise_cases.py against one backward pass per example, in float64 and float32;
-                and the fallback and the split estimator on layers that have a rule
-    closed      linear regression, whose noise is known: means over 10,000 batches within 4 standard errors
+                the fallback and the split estimator on layers that have a rule; and the stopping criterion
+    closed      linear regression, whose noise is known: means over 10,000 batches within 4 standard errors; and the
+                evidence-based stopping criterion on normal gradients, with and without a signal
     intervals   of 2,000 simulated runs each, how many 95 % intervals hold the true noise scale
 
 Linear regression: y = x^T w* + eps, x ~ N(0, diag(lambda)), eps ~ N(0, sigma^2), loss (x^T w - y)^2 / 2, e = w - w*. With
@@ -29,7 +30,7 @@ from absl import app, flags
 
 import fitcore
 from benchmarks.noise_cases import NOISE_CASES, NoiseCase
-from benchmarks.noise_reference import compare, per_example_gradients
+from benchmarks.noise_reference import compare, per_example_gradients, variables_of
 from benchmarks.noise_reference import measure as measure_case
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import RULES
@@ -39,6 +40,18 @@ FLAGS = flags.FLAGS
 KINDS = ("layers", "closed", "intervals")
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 BY_FALLBACK = ("dense", "conv2d", "layer_norm", "separable_conv", "tied_weights")
+EVIDENCE = (
+    "dense",
+    "dense_time_gram",
+    "conv2d",
+    "einsum_dense",
+    "embedding",
+    "lstm",
+    "layer_norm",
+    "regularized",
+    "shared_layers",
+    "fallback",
+)
 BY_SPLIT = ("dense", "conv2d", "lstm", "embedding", "regularized", "sample_weights")
 
 Row = dict[str, Any]
@@ -69,7 +82,32 @@ def layer_rows(names: list[str]) -> Iterator[Row]:
     for name in sorted(set(BY_SPLIT) & set(names)):
         error = split_error(NOISE_CASES[name])
         yield row(name, "float64, split", error, "<= 1e-06", error <= 1e-6)
+    for name in sorted(set(EVIDENCE) & set(names)):
+        error = evidence_error(NOISE_CASES[name])
+        yield row(name, "float64, evidence", error, "<= 1e-06", error <= 1e-6)
     keras.config.set_floatx("float32")
+
+
+def evidence_error(case: NoiseCase) -> float:
+    """Relative error of the stopping criterion to its formula on brute force's gradients. Float64."""
+    model, arguments, before, noise = measure_case(case, GradientNoise(estimator="per_example", evidence=True))
+    for variable, value in zip(variables_of(model), before):
+        variable.assign(value)
+    data = [arguments.get(name) for name in ("x", "y", "sample_weight")]
+    total, count = 0.0, 0
+    for variable, g in zip(model.trainable_variables, per_example_gradients(model, data, model.trainable_variables)):
+        n, there = len(g), (g != 0).any(0)
+        mean = g.mean(0)
+        if variable.regularizer is not None:
+            with tf.GradientTape() as tape:
+                penalty = variable.regularizer(variable.value)
+            mean += tape.gradient(penalty, variable.value).numpy()
+        variance = np.maximum(g.var(0, ddof=1), 1e-6 * (g**2).sum(0) / (n - 1))
+        total += (mean[there] ** 2 / variance[there]).sum()
+        count += there.sum()
+    expected = 1 - (n - 3) / (n - 1) * n / count * total
+    assert noise.evidence is not None
+    return abs(float(noise.evidence[0]) - expected) / abs(1 - expected)
 
 
 def split_error(case: NoiseCase, k: int = 3) -> float:
@@ -139,6 +177,23 @@ def closed_rows(batches: int = 10_000, n: int = 16) -> Iterator[Row]:
         more = {"mean": float(measured.mean()), "true": true, "batches": len(measured)}
         yield row("hessian", f"bias of {quantity}, standard errors", float(error), "|.| <= 4", abs(error) <= 4, **more)
     keras.config.set_floatx("float32")
+    for signal in (0.0, 0.3):
+        found, expected = evidence_of_normal(signal, 8, batches)
+        error = (found.mean() - expected) / (found.std(ddof=1) / np.sqrt(len(found)))
+        more = {"mean": float(found.mean()), "true": expected, "batches": len(found)}
+        yield row("evidence", f"bias at G/sd = {signal}, st. errors", float(error), "|.| <= 4", abs(error) <= 4, **more)
+
+
+def evidence_of_normal(signal: float, n: int, batches: int, d: int = 20) -> tuple[np.ndarray, float]:
+    """(the stopping criterion of so many batches of n normal gradients with mean `signal` and variances about 1, its mean)."""
+    keras.utils.clear_session()
+    deviations = np.linspace(0.5, 2, d)
+    x = (signal + np.random.default_rng(4).normal(size=(batches * n, d))) * deviations
+    model = keras.Sequential([keras.Input((d,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.0), lambda y_true, y_pred: tf.reduce_sum(y_pred, -1))  # whose gradients are the x
+    config = GradientNoise(evidence=True)
+    history = fitcore.fit(model, x, np.zeros((len(x), 1)), batch_size=n, shuffle=False, verbose=0, noise=config)
+    return history.steps["noise/evidence"], -n * signal**2
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------------

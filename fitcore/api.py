@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,8 +16,8 @@ from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
 from fitcore.engine import Engine
-from fitcore.hooks import Hook
-from fitcore.noise import GradientNoise
+from fitcore.hooks import BatchSizeSchedule, Hook, InLoop
+from fitcore.noise import NOISE_TOTALS, GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
 from fitcore.state import Curve, Run
@@ -51,7 +51,7 @@ def fit_engine(
     x: Any = None,
     y: Any = None,
     *,
-    batch_size: int | None = None,
+    batch_size: int | Callable[[tf.Tensor], Any] | None = None,
     epochs: int = 1,
     verbose: str | int = "auto",
     callbacks: Any = None,
@@ -74,7 +74,9 @@ def fit_engine(
 
     Args:
       engine: what to train.
-      x, y ... validation_freq: as in `keras.Model.fit`; `verbose="auto"` shows a bar on a terminal and nothing in a pipe.
+      x, y ... validation_freq: as in `keras.Model.fit`. `batch_size` may also be a function of the step's index (int64 scalar)
+        that gives the rows of that step's batch, traced into the loop: one program serves all sizes, and an epoch is one pass
+        over the rows, in as many steps as it takes. `verbose="auto"` shows a bar on a terminal and nothing in a pipe.
       shuffle: True, False or "batch", as in Keras; or a `fitcore.Reshuffle(seed)`, another order in each epoch that can be
         computed again.
       hooks: fitcore hooks, called in this order.
@@ -96,14 +98,17 @@ def fit_engine(
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = keras_private.train_validation_split((x, y, sample_weight), validation_split)
     steps_per_epoch = _capped(steps_per_epoch)
+    first_step = engine.steps_done()
+    rows, hooks = first_batch_size(batch_size, hooks, first_step)
     source = make_source(
         x,
         y,
         sample_weight,
-        batch_size=batch_size,
+        batch_size=rows,
         steps_per_epoch=steps_per_epoch,
         shuffle=shuffle,
         class_weight=class_weight,
+        resizable=changes_batch_size(hooks),
     )
     each = engine.steps_per_execution
     stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
@@ -120,17 +125,16 @@ def fit_engine(
             model=target,
         )
 
-    measured = measured_noise(engine, noise)
+    measured = measured_noise(engine, noise, hooks)
     record = engine.recorded(record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
-    program = engine.train_program(record)
-    program.max_traces = max_traces
-    first_step = engine.steps_done()
-    target.stop_training = False
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    program = engine.train_program(record, run.rules)
+    program.max_traces = max_traces
+    target.stop_training = False
     if validation_data is not None:
-        run.validate = _validation(engine, target, validation_data, validation_batch_size or batch_size, validation_steps)
+        run.validate = _validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:
         loop.train(
             run,
@@ -293,14 +297,32 @@ def _shows_bar(verbose: str | int) -> bool:
     return sys.stdout.isatty() if verbose == "auto" else verbose != 0
 
 
-def measured_noise(engine: Engine, noise: bool | GradientNoise) -> GradientNoise | None:
-    """What fit's `noise` asks for.
+def changes_batch_size(hooks: Iterable[Hook]) -> bool:
+    """Whether one of the hooks may change the batch size."""
+    return any("batch_size" in (*hook.changes, *(hook.in_loop.changes if hook.in_loop else ())) for hook in hooks)
+
+
+def first_batch_size(batch_size: Any, hooks: Sequence[Hook], step: int) -> tuple[Any, Sequence[Hook]]:
+    """(batch size of the first step, the hooks with one that follows the schedule if `batch_size` is one)."""
+    if not callable(batch_size):
+        return batch_size, hooks
+    first = np.asarray(batch_size(tf.constant(step, tf.int64)))
+    if first.shape != () or not first >= 1:
+        raise ValueError(f"`batch_size(step)` must give a number of at least 1. Received: {first} for step {step}")
+    return int(first), [*hooks, InLoop(BatchSizeSchedule(batch_size))]
+
+
+def measured_noise(engine: Engine, noise: bool | GradientNoise, hooks: Iterable[Hook] = ()) -> GradientNoise | None:
+    """What fit's `noise` asks for, or, where it asks for nothing, what a hook's rule reads.
 
     Raises:
       TypeError, ValueError: it is something else, or the engine's step can't be measured.
     """
     if noise is False or noise is None:
-        return None
+        read = {name for hook in hooks if hook.in_loop for name in hook.in_loop.needs} & set(NOISE_TOTALS)
+        if not read:
+            return None
+        noise = GradientNoise(per_layer=False, evidence="noise/evidence" in read)
     if not isinstance(noise, (bool, GradientNoise)):
         raise TypeError(f"`noise` must be True, False or a fitcore.GradientNoise. Received: noise={noise!r}")
     if engine.has_own_step:
@@ -315,7 +337,8 @@ def measured_noise(engine: Engine, noise: bool | GradientNoise) -> GradientNoise
 
 def check_arguments(given: Mapping[str, Any]) -> None:
     """Everything about fit's arguments that can be known without looking at the data."""
-    _positive("batch_size", given["batch_size"], optional=True)
+    if not callable(given["batch_size"]):
+        _positive("batch_size", given["batch_size"], optional=True)
     _positive("validation_batch_size", given["validation_batch_size"], optional=True)
     _positive("steps_per_epoch", given["steps_per_epoch"], optional=True)
     _positive("validation_steps", given["validation_steps"], optional=True)

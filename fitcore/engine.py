@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data import Stream
-from fitcore.hooks import Hook
-from fitcore.noise import GradientNoise, Probe
-from fitcore.program import Chunk, Program
-from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
+from fitcore.hooks import SETTINGS, Hook, Rules, StepSeen
+from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
+from fitcore.program import Carried, Chunk, Program, StepFunction
+from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, rows_of, test_step, train_step
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -99,7 +100,15 @@ class Engine:
     # --- running --------------------------------------------------------------------------------------------------------
 
     def train(
-        self, stream: Stream, steps: int | None = None, *, index: int = 0, seconds: float = math.inf, record: Any = ()
+        self,
+        stream: Stream,
+        steps: int | None = None,
+        *,
+        index: int = 0,
+        seconds: float = math.inf,
+        record: Any = (),
+        rules: Rules | None = None,
+        state: Any = None,
     ) -> Chunk:
         """Train for up to `steps` steps in one compiled call; the stream moves on by as many.
 
@@ -109,15 +118,18 @@ class Engine:
           index: index of the first step, seen by schedules and recorders.
           seconds: return after the step during which this much time has passed.
           record: names in `fitcore.step.RECORDERS` or of metrics, or a mapping from names to recorders.
+          rules: decide after each step, inside the loop; what they read must be recorded.
+          state: theirs, as `Rules.pack` gives it; the call brings it back as `carried["state"]`.
 
         Returns:
           What the call brought back; `records` hold one float64 per step.
         """
-        return self._run(self.train_program(record), stream, steps, index, seconds)
+        carried = {} if rules is None else {"state": state, "stopped_by": tf.constant(-1, tf.int64)}
+        return self._run(self.train_program(record, rules), stream, steps, index, seconds, carried)
 
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
-        return self._run(self.test_program(), stream, steps, 0, seconds)
+        return self._run(self.test_program(), stream, steps, 0, seconds, {})
 
     def train_on_batch(self, batch: Any) -> dict[str, Any]:
         """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
@@ -147,6 +159,18 @@ class Engine:
             return keras_private.metrics_or_logs(self.model, logs)
         return metric_results(self.parts.metrics())
 
+    def get_weights(self) -> list[np.ndarray]:
+        """The weights, moving statistics included, as arrays: `model.get_weights()`."""
+        return [np.asarray(variable) for variable in self._weights()]
+
+    def set_weights(self, values: Sequence[np.ndarray]) -> None:
+        """Put such weights back."""
+        for variable, value in zip(self._weights(), values):
+            variable.assign(value)
+
+    def _weights(self) -> Sequence[Any]:
+        return self.model.weights if isinstance(self.model, keras.layers.Layer) else self.model.trainable_variables
+
     @contextlib.contextmanager
     def metrics_kept(self) -> Iterator[None]:
         """Put the running metrics back as they were: for an evaluation in the middle of an epoch."""
@@ -158,33 +182,44 @@ class Engine:
             for variable, value in zip(variables, before):
                 variable.assign(value)
 
-    def _run(self, program: Program, stream: Stream, steps: int | None, index: int, seconds: float) -> Chunk:
+    def _run(self, program: Program, stream: Stream, steps: int | None, index: int, seconds: float, carried: Carried) -> Chunk:
         left = stream.remaining()
         if left is not None:
             steps = left if steps is None else min(steps, left)
-        chunk = program.run(stream.source, stream.feed, stream.batch_index, index, steps, seconds)
+        if stream.rows is not None:
+            carried = {**carried, "rows": tf.constant(stream.rows, tf.int64), "place": tf.constant(stream.place, tf.int64)}
+        chunk = program.run(stream.source, stream.feed, stream.place, index, steps, seconds, carried)
         if chunk.ended and chunk.steps == 0 and stream.steps_per_execution == 1:
-            program.start_without_batch(stream.source, stream.feed, index)
-        stream.advance(chunk.steps)
+            program.start_without_batch(stream.source, stream.feed, index, carried)
+        if stream.rows is None:
+            stream.advance(chunk.steps)
+        else:
+            stream.advance(chunk.steps, int(chunk.carried["place"]), int(chunk.carried["rows"]))
         return chunk
 
     # --- programs -------------------------------------------------------------------------------------------------------
 
-    def train_program(self, record: Any = ()) -> Program:
-        """The program that trains and records `record`."""
+    def train_program(self, record: Any = (), rules: Rules | None = None) -> Program:
+        """The program that trains, records `record` and applies `rules`.
+
+        Raises:
+          ValueError: a rule reads what is not recorded.
+        """
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
         recorders = self.recorders(record)
-        key = ("train", tuple(recorders.items()))
+        self._check_rules(rules, recorders)
+        key = ("train", tuple(recorders.items()), rules)
         if key not in self._programs:
-            self._programs[key] = self._program("train", self._train_step_function(recorders), tuple(recorders))
+            step = self._train_step_function(recorders, rules)
+            self._programs[key] = self._program("train", step, tuple(recorders))
         return self._programs[key]
 
     def test_program(self) -> Program:
         """The program that evaluates."""
         if "test" not in self._programs:
             step = self._own_test_step or (lambda batch: test_step(self.parts, batch))
-            self._programs["test"] = self._program("test", lambda batch, index: (step(batch), {}), ())
+            self._programs["test"] = self._program("test", lambda batch, index, carried: (step(batch), {}, carried), ())
         return self._programs["test"]
 
     @property
@@ -224,13 +259,27 @@ class Engine:
             run_eagerly=self.run_eagerly,
         )
 
-    def _train_step_function(self, recorders: Mapping[str, Recorder | None]) -> Any:
+    def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
+        noises: list[Any] = [recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)]
+        known = {*recorders, *(name for noise in noises for name in NOISE_TOTALS if noise.evidence or "evidence" not in name)}
+        for rule in () if rules is None else rules.rules:
+            try:
+                hash(rule)
+            except TypeError as error:
+                raise TypeError(f"{rule!r} must be hashable, as a frozen dataclass is: equal rules share a program.") from error
+            if not set(rule.needs) <= known:
+                raise ValueError(f"{rule!r} reads {sorted(set(rule.needs) - known)}; what this run records is {sorted(known)}.")
+            if not set(rule.changes) <= set(SETTINGS):
+                raise ValueError(f"{rule!r} changes {rule.changes!r}; what a rule may change is {SETTINGS!r}.")
+
+    def _train_step_function(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
         asked: dict[str, Any] = dict(recorders)
         probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
         computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
         from_logs = [name for name, recorder in recorders.items() if recorder is None]
+        needs = set() if rules is None else {name for rule in rules.rules for name in rule.needs}
 
-        def step(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
+        def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
             recorded: dict[str, Any] = {}
             if self._own_train_step is not None:
                 logs = self._own_train_step(batch)
@@ -244,22 +293,44 @@ class Engine:
                         f"`record` names {unknown}, but there are only {sorted(RECORDERS)} and the logs {sorted(values)}."
                     )
                 recorded = recorded | {name: values[name] for name in from_logs}
-            return logs, recorded
+            if rules is not None:
+                values = {name: tf.cast(recorded[name], tf.float64) for name in recorded if name in needs}
+                for name, probe in probes.items():
+                    values |= probe.totals(recorded[name])
+                seen = StepSeen(index, tf.cast(rows_of(batch), tf.float64), values)
+                state, stopped_by, settings = rules.after_step(carried["state"], seen)
+                carried = {**carried, "state": state, "stopped_by": stopped_by} | self._set(settings)
+            return logs, recorded, carried
 
         return step
+
+    def _set(self, settings: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Change settings from the next step on, traced; returns those that the loop carries."""
+        changed = {}
+        for name, value in settings.items():
+            if name == "learning_rate":
+                self.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+            else:
+                rows = tf.cast(value, tf.int64)
+                message = "`batch_size` was set to less than 1 by a hook or a schedule."
+                with tf.control_dependencies([tf.debugging.assert_positive(rows, message)]):
+                    changed["rows"] = tf.identity(rows)
+        return changed
 
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
         return self._probes.setdefault(noise, Probe(self.model, noise))
 
     def recorded(
-        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Iterable[Hook], noise: GradientNoise | None = None
+        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Sequence[Hook], noise: GradientNoise | None = None
     ) -> dict[str, Recorder | None]:
         """All that a fit with these arguments records."""
         if record is None:
             record = () if self.has_own_step else ("step/loss",)
         noise_record: Mapping[str, Any] = {} if noise is None else {"noise": noise}
-        return self.recorders(record, *(hook.record for hook in hooks), noise_record)
+        asked = self.recorders(record, *(hook.record for hook in hooks), noise_record)
+        read = [name for hook in hooks if hook.in_loop is not None for name in hook.in_loop.needs]
+        return asked | self.recorders([name for name in read if name not in asked and name not in NOISE_TOTALS])
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

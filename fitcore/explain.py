@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.api import check_arguments, check_model, fit_engine, measured_noise
+from fitcore.api import changes_batch_size, check_arguments, check_model, first_batch_size, fit_engine, measured_noise
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
+from fitcore.hooks import Rules
 from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
@@ -38,10 +39,11 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     given = bound.arguments
     check_arguments(given)
 
+    given["batch_size"], given["hooks"] = first_batch_size(given["batch_size"], given["hooks"], engine.steps_done())
     data, stream = _data(engine, given)
     lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
     lines["step"] = _step(engine)
-    noise = measured_noise(engine, given["noise"])
+    noise = measured_noise(engine, given["noise"], given["hooks"])
     if noise is not None:
         lines["noise"] = _noise(engine, noise)
     lines["traces"] = _traces(engine, given, stream)
@@ -58,7 +60,8 @@ def _data(engine: Engine, given: dict[str, Any]) -> tuple[str, Stream | None]:
         parts = keras_private.train_validation_split((x, y, sample_weight), given["validation_split"])
         x, y, sample_weight = parts[0]
     names = ("batch_size", "steps_per_epoch", "shuffle", "class_weight")
-    source = make_source(x, y, sample_weight, **{name: given[name] for name in names})
+    resizable = changes_batch_size(given["hooks"])
+    source = make_source(x, y, sample_weight, **{name: given[name] for name in names}, resizable=resizable)
     return source.describe(), Stream(source, given["steps_per_epoch"], engine.steps_per_execution)
 
 
@@ -94,10 +97,13 @@ def _calls(engine: Engine, given: dict[str, Any], stream: Stream | None) -> dict
         calls += f", back on the host after {SECONDS_PER_CALL} s at the latest"
     for steps, whose in limits:
         calls += f"\n{'':14}every {_count(steps, 'step')}: {whose}"
+    ruled = [hook.name for hook in hooks if hook.in_loop is not None]
+    if ruled:
+        calls += f"\n{'':14}decided inside the call, after each step: {_names(ruled)}"
     after_call = [type(callback).__name__ for callback in batch_callbacks(callbacks, "train")]
-    after_call += [type(hook).__name__ for hook in hooks if hook.when.returns or hook.when.steps is not None]
+    after_call += [hook.name for hook in hooks if hook.when.returns or hook.when.steps is not None]
     after_epoch = [type(callback).__name__ for callback in overriding(callbacks, ("on_epoch_begin", "on_epoch_end"))]
-    after_epoch += [type(hook).__name__ for hook in hooks if hook.when.epochs]
+    after_epoch += [hook.name for hook in hooks if hook.when.epochs]
     when = "at each step" if most == 1 else "at each step nothing; after a call"
     return {"calls": calls, "host": f"{when} {_names(after_call)}; at an epoch's ends {_names(after_epoch)}"}
 
@@ -146,8 +152,9 @@ def _noise(engine: Engine, noise: GradientNoise) -> str:
 def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
     if engine.run_eagerly:
         return "none"
-    noise = measured_noise(engine, given["noise"])
-    program = engine.train_program(engine.recorded(given["record"], given["hooks"], noise))
+    noise = measured_noise(engine, given["noise"], given["hooks"])
+    rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
+    program = engine.train_program(engine.recorded(given["record"], given["hooks"], noise), Rules(rules) if rules else None)
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 
@@ -159,6 +166,8 @@ def _exactness(engine: Engine, given: dict[str, Any]) -> str:
         return f"not defined: the engine's parts were given one by one, so there is no {against} to compare with"
     if isinstance(given["shuffle"], Reshuffle):
         return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
+    if changes_batch_size(given["hooks"]):
+        return f"not defined: the batch size may change, which {against} can't do"
     verdict = f"yes: bit-identical to {against}"
     if keras_private.global_seed() is None:
         verdict += ", from the same random state (no global seed is set: neither repeats itself)"

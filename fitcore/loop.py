@@ -10,7 +10,7 @@
         validation, if this epoch is one to validate after
         callbacks.on_epoch_end; hooks' after_epoch
         leave if anyone wants to stop
-    overwrite weights by their average, if the optimizer keeps one (EMA)
+    overwrite weights by their average, if the optimizer keeps one (EMA); restore those that a hook kept, if it asks for it
     callbacks.on_train_end; hooks end
 
 This is `keras.Model.fit` (3.12 to 3.15), its steps grouped.
@@ -27,7 +27,7 @@ import keras
 from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Answer, Evaluate, Hook, Request, Save, Set, Stop
+from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop
 from fitcore.state import Run, StopReason
 
 SECONDS_PER_CALL = 0.25  # a compiled call returns about this often, so that progress and Ctrl-C stay alive
@@ -58,7 +58,7 @@ def call_limits(
     """What bounds the steps per compiled training call, besides the clock: (every so many steps, on whose account)."""
     watching = [callback for callback in batch_callbacks(callbacks, "train") if not keras_private.idle_between_epochs(callback)]
     limits = [(steps_per_execution, f"{type(callback).__name__} overrides a batch method") for callback in watching]
-    return limits + [(hook.when.steps, f"hook {type(hook).__name__}") for hook in hooks if hook.when.steps is not None]
+    return limits + [(hook.when.steps, f"hook {hook.name}") for hook in hooks if hook.when.steps is not None]
 
 
 def train(
@@ -109,6 +109,8 @@ def train(
 
     if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
         optimizer.finalize_variable_values(engine.parts.trainable())
+    if run.restore is not None:
+        run.engine.set_weights(run.restore)
     callbacks.on_train_end(logs=training_logs)
 
 
@@ -127,14 +129,15 @@ def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
         if watched:
             left = stream.steps_per_execution - ran
             steps, seconds = min(steps or left, left), math.inf
-        chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record)
+        rules, state = run.rules, run.rule_state()
+        chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record, rules=rules, state=state)
         ran += chunk.steps
         if ran == 0:
             stream.out_of_data()
             return logs
         if chunk.steps > 0:
             logs = chunk.logs
-            run.note(chunk.steps, chunk.records)
+            run.note(chunk)
         whole = not watched or ran == stream.steps_per_execution or chunk.ended or stream.remaining() == 0
         if watching and whole:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
@@ -176,20 +179,32 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
     for request in requests:
         match request:
             case Stop(reason):
-                run.stop = run.stop or StopReason(type(hook).__name__, run.step, run.epoch, reason)
+                run.stop = run.stop or StopReason(hook.name, run.step, run.epoch, reason)
             case Save(path):
                 save = run.engine.model.save_weights if str(path).endswith(".weights.h5") else run.engine.model.save
                 save(path)
             case Evaluate():
                 if run.validate is None:
-                    raise ValueError(f"{type(hook).__name__} asks to evaluate, but fit was given no `validation_data`.")
+                    raise ValueError(f"{hook.name} asks to evaluate, but fit was given no `validation_data`.")
                 with run.engine.metrics_kept():
                     values = run.validate(keras.callbacks.CallbackList())
                 run.evaluations.append((run.step, {f"val_{name}": value for name, value in values.items()}))
+            case Keep():
+                hook.kept = run.engine.get_weights()
+            case Restore():
+                run.restore = hook.kept
             case Set("learning_rate", value):
                 run.engine.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+            case Set("batch_size", value):
+                if run.stream.rows is None:
+                    raise ValueError(
+                        f"{hook.name} sets the batch size, which is fixed in this fit: its `changes` must name it."
+                    )
+                if value < 1:
+                    raise ValueError(f"{hook.name} sets the batch size to {value}; it must be at least 1.")
+                run.stream.rows = int(value)
             case _:
-                raise ValueError(f"{type(hook).__name__} returned {request!r}; a hook returns Stop, Save, Evaluate or Set.")
+                raise ValueError(f"{hook.name} returned {request!r}, which is none of {Request}.")
 
 
 def evaluate(engine: Engine, stream: Stream, callbacks: keras.callbacks.CallbackList, target: Any) -> dict[str, Any]:

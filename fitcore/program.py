@@ -1,11 +1,11 @@
 """The inner loop: many steps in one compiled call.
 
-    call(feed, first batch, step index, how many, seconds):
-        while steps are left, data are left and the seconds have not passed:
+    call(feed, first batch, step index, how many, seconds, carried):
+        while steps are left, data are left, no rule has stopped and the seconds have not passed:
             batch = the source's next one
-            step(batch)                     # fitcore/step.py
+            carried = step(batch, carried)  # fitcore/step.py
             curve[i] = its recorded scalars
-        return how many ran, whether the data ended, last logs, curve
+        return how many ran, whether the data ended, last logs, curve, carried
 
 How many steps a call makes is an argument, not part of the graph: one trace serves them all.
 """
@@ -27,8 +27,13 @@ from fitcore.data.sources import Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
-# (batch, step index) -> (logs or None, what is recorded by name: scalars or vectors)
-StepFunction = Callable[[Any, tf.Tensor], tuple[Any, dict[str, Any]]]
+# What the loop hands from one step to the next, by name; most programs carry nothing.
+#   state, stopped_by   of the hooks' rules: float64 vector; int64 index of the rule that stopped, or -1
+#   rows, place         where the batch size may change: int64 rows in the next batch, and the row of the pass it begins at
+Carried = Mapping[str, tf.Tensor]
+
+# (batch, step index, carried) -> (logs or None, what is recorded by name: scalars or vectors, carried)
+StepFunction = Callable[[Any, tf.Tensor, Carried], tuple[Any, dict[str, Any], Carried]]
 
 
 class RetraceError(RuntimeError):
@@ -44,12 +49,14 @@ class Chunk:
       ended: whether the data ended before the steps asked for had run.
       logs: the logs after the last step, tensors by name; empty if no step ran.
       records: what was recorded by name, float64 arrays: [steps] of scalars, [steps, length] of vectors.
+      carried: what the last step left, by name.
     """
 
     steps: int
     ended: bool
     logs: dict[str, Any]
     records: dict[str, np.ndarray]
+    carried: dict[str, np.ndarray]
 
 
 class Program:
@@ -58,7 +65,7 @@ class Program:
     Args:
       step: the step, traced. Its logs may be None: then `results` gives the logs, once per call instead of per step.
       results: () -> logs, traced after the loop.
-      names: () -> names of what the step records, in the order of the curve's columns.
+      names: names of what the step records, in the order of the curve's columns.
       traced: where to note each program traced; may be shared, so that a limit holds for several Programs together.
       jit_compile: compile the step with XLA, as Keras does with its own.
       run_eagerly: run the step op by op in Python.
@@ -85,17 +92,26 @@ class Program:
         self._past_end: dict[Any, Callable[..., Any]] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
-        def flat_step(batch: Any, index: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            logs, recorded = step(batch, index)
-            return {} if logs is None else logs, self._row(recorded)
+        def flat_step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, tf.Tensor, Carried]:
+            logs, recorded, carried = step(batch, index, carried)
+            return {} if logs is None else logs, self._row(recorded), carried
 
         # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
         self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
         self._step_and_results = tf.function(
-            lambda batch: self._step(batch, _int64(0))[0] or results(), autograph=False, reduce_retracing=True
+            lambda batch: self._step(batch, _int64(0), {})[0] or results(), autograph=False, reduce_retracing=True
         )
 
-    def run(self, source: Source, feed: Any, first: int, index: int, steps: int | None, seconds: float = math.inf) -> Chunk:
+    def run(
+        self,
+        source: Source,
+        feed: Any,
+        first: int,
+        index: int,
+        steps: int | None,
+        seconds: float,
+        carried: Carried,
+    ) -> Chunk:
         """Run up to `steps` steps, at least one if there are data, and stop early once `seconds` have passed.
 
         Args:
@@ -105,33 +121,35 @@ class Program:
           steps: how many; None: as many as the data hold.
           seconds: checked before each step but the first. Under op determinism, which allows no clock in the loop, as many
             steps run as fit in at the last call's pace.
+          carried: what the first step is handed. Its names are part of the program.
         """
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
         if self._run_eagerly or tf.config.functions_run_eagerly():
-            return self._run_eager_steps(source, feed, first, index, steps, seconds)
+            return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
         call = self._compiled.get(self._key(source))
         if call is None:
-            call = self._compiled[self._key(source)] = self._trace(source)
+            call = self._compiled[self._key(source)] = self._trace(source, _specs(carried))
         if keras_private.op_determinism() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
         started = time.perf_counter()
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
-        ran, ended, logs, curve = call(feed, *limits)
+        ran, ended, logs, curve, left = call(feed, *limits, carried)
         count = int(ran)
         self._pace = count / (time.perf_counter() - started)
-        return Chunk(count, bool(ended), logs if count else {}, self._columns(curve.numpy()[:count]))
+        records = self._columns(curve.numpy()[:count])
+        return Chunk(count, bool(ended), logs if count else {}, records, {name: left[name].numpy() for name in left})
 
     def run_batch(self, batch: Any) -> dict[str, Any]:
         """Run one step, of index 0, on a batch at hand; returns its logs. As in Keras, its shapes are traced as they are."""
         if self._run_eagerly or tf.config.functions_run_eagerly():
-            return self._eager_step(batch, _int64(0))[0] or self._results()
+            return self._eager_step(batch, _int64(0), {})[0] or self._results()
         logs: dict[str, Any]
         if not self._compiled:
             logs = self._step_and_results(batch)
             return logs
         # As in Keras, a step that a fit has traced serves here too. Called from within a function, it would be compiled anew
         # for the shapes known there.
-        logs = self._step(batch, _int64(0))[0]
+        logs = self._step(batch, _int64(0), {})[0]
         return logs or self._compiled_results()
 
     def is_traced(self, source: Source) -> bool:
@@ -143,7 +161,7 @@ class Program:
         """Op determinism is part of it: TensorFlow then refuses the clock in the loop, and the host bounds the steps."""
         return (source.key, "without a clock") if keras_private.op_determinism() else source.key
 
-    def start_without_batch(self, source: Source, feed: Any, index: int) -> None:
+    def start_without_batch(self, source: Source, feed: Any, index: int, carried: Carried) -> None:
         """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
 
         What in a step doesn't depend on its batch happens all the same: the optimizer counts a step, dropout's generators
@@ -154,13 +172,15 @@ class Program:
         call = self._past_end.get(source.key)
         if call is None:
             feed_spec, _ = source.specs()
-            function = tf.function(lambda feed, index: self._step(without_optionals(feed.get_next()), index), autograph=False)
-            call = function.get_concrete_function(feed_spec, tf.TensorSpec([], tf.int64))
+            function = tf.function(
+                lambda feed, index, carried: self._step(without_optionals(feed.get_next()), index, carried), autograph=False
+            )
+            call = function.get_concrete_function(feed_spec, tf.TensorSpec([], tf.int64), _specs(carried))
             self._past_end[source.key] = call
         with contextlib.suppress(tf.errors.OutOfRangeError):
-            call(feed, _int64(index))
+            call(feed, _int64(index), carried)
 
-    def _trace(self, source: Source) -> Callable[..., Any]:
+    def _trace(self, source: Source, carried_specs: dict[str, tf.TensorSpec]) -> Callable[..., Any]:
         what = f"on {self._key(source)!r}, recording {', '.join(self.names) or 'nothing'}"
         if self.max_traces is not None and len(self.traced) >= self.max_traces:
             known = "".join(f"\n  {program}" for program in self.traced)
@@ -172,56 +192,64 @@ class Program:
         feed_spec, batch_spec = source.specs()
         has_clock = not keras_private.op_determinism()
 
-        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor) -> Any:
+        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
             # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
             deadline = tf.timestamp() + seconds if has_clock else None
-            traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64))
+            traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
             log_specs = traced.structured_outputs[0]
             no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
             no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
             curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
 
-            def more(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
+            def more(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
                 wanted = tf.logical_and(i < steps, tf.logical_not(ended))
+                if "stopped_by" in carried:
+                    wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
                 if deadline is None:
                     return wanted
                 return tf.logical_and(wanted, tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline))
 
-            def body(i: tf.Tensor, ended: tf.Tensor, logs: Any, curve: tf.TensorArray) -> Any:
-                exists, get = source.next_batch(feed, first + i)
+            def body(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> Any:
+                exists, get = source.next_batch(feed, carried.get("place", first + i), carried.get("rows"))
                 if exists is None:
-                    logs, row = self._step(get(), index + i)
+                    logs, row, carried = self._step(get(), index + i, _moved(carried))
                     ended, ran = tf.constant(False), 1
                 else:
-                    logs, row = tf.cond(exists, lambda: self._step(get(), index + i), lambda: (logs, no_row))
+                    logs, row, carried = tf.cond(
+                        exists, lambda: self._step(get(), index + i, _moved(carried)), lambda: (logs, no_row, carried)
+                    )
                     ended, ran = tf.logical_not(exists), tf.cast(exists, tf.int64)
                 if self.names:
                     curve = curve.write(tf.cast(i, tf.int32), row)
-                return i + ran, ended, logs, curve
+                return i + ran, ended, carried, logs, curve
 
-            start = (tf.constant(0, tf.int64), tf.constant(False), no_logs, curve)
+            start = (tf.constant(0, tf.int64), tf.constant(False), carried, no_logs, curve)
+            carried_shapes = {name: spec.shape for name, spec in carried_specs.items()}
             log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
-            shapes = (tf.TensorShape([]), tf.TensorShape([]), log_shapes, tf.TensorShape(None))
-            ran, ended, logs, curve = tf.while_loop(more, body, start, shape_invariants=shapes)
-            return ran, ended, logs or self._results(), curve.stack() if self.names else no_row
+            shapes = (tf.TensorShape([]), tf.TensorShape([]), carried_shapes, log_shapes, tf.TensorShape(None))
+            ran, ended, carried, logs, curve = tf.while_loop(more, body, start, shape_invariants=shapes)
+            return ran, ended, logs or self._results(), curve.stack() if self.names else no_row, carried
 
         return tf.function(loop, autograph=False).get_concrete_function(
-            feed_spec, *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.float64)
+            feed_spec, *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.float64), carried_specs
         )
 
-    def _run_eager_steps(self, source: Source, feed: Any, first: int, index: int, steps: int, seconds: float) -> Chunk:
+    def _run_eager_steps(
+        self, source: Source, feed: Any, first: int, index: int, steps: int, seconds: float, carried: Carried
+    ) -> Chunk:
         rows: list[np.ndarray] = []
         logs, ended, deadline = None, False, time.monotonic() + seconds
-        while len(rows) < steps and (not rows or time.monotonic() < deadline):
-            exists, get = source.next_batch(feed, _int64(first + len(rows)))
+        while len(rows) < steps and (not rows or time.monotonic() < deadline) and int(carried.get("stopped_by", -1)) < 0:
+            exists, get = source.next_batch(feed, carried.get("place", _int64(first + len(rows))), carried.get("rows"))
             if exists is not None and not bool(exists):
                 ended = True
                 break
-            logs, recorded = self._eager_step(get(), _int64(index + len(rows)))
+            logs, recorded, carried = self._eager_step(get(), _int64(index + len(rows)), _moved(carried))
             rows.append(self._row(recorded).numpy())
         width = sum(self._lengths.get(name, 1) for name in self.names)
         columns = self._columns(np.asarray(rows, np.float64).reshape(len(rows), width))
-        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, columns)
+        left = {name: value.numpy() for name, value in carried.items()}
+        return Chunk(len(rows), ended, (logs or self._results()) if rows else {}, columns, left)
 
     def _row(self, recorded: Mapping[str, Any]) -> tf.Tensor:
         """All that a step recorded, side by side."""
@@ -241,6 +269,15 @@ class Program:
             columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
             start = end
         return columns
+
+
+def _moved(carried: Carried) -> Carried:
+    """The place in the data behind the batch that begins there, if it is carried."""
+    return {**carried, "place": carried["place"] + carried["rows"]} if "place" in carried else carried
+
+
+def _specs(carried: Carried) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(value.shape, value.dtype) for name, value in carried.items()}
 
 
 def _int64(value: int) -> tf.Tensor:

@@ -16,7 +16,8 @@ import numpy as np
 
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Hook, View
+from fitcore.hooks import Hook, LoopRule, Rules, View
+from fitcore.program import Chunk
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,24 @@ class Run:
     seen: list[int] = field(default_factory=list)  # for each hook: entries of the curve it has been shown
     started: float = field(default_factory=time.monotonic)
     traces_before: int = 0
+    restore: list[np.ndarray] | None = None  # weights to end with
+    rules: Rules | None = None  # of those hooks that have one
     _warned_non_finite: bool = False
 
     def __post_init__(self) -> None:
         self.seen = [0] * len(self.hooks)
         self.traces_before = self.engine.traces
+        ruled = self._ruled()
+        self.rules = Rules(tuple(rule for _, rule in ruled)) if ruled else None
+        for hook, rule in ruled:
+            hook.loop_state = rule.start() if hook.loop_state is None else hook.loop_state
+
+    def _ruled(self) -> list[tuple[Hook, LoopRule]]:
+        return [(hook, hook.in_loop) for hook in self.hooks if hook.in_loop is not None]
+
+    def rule_state(self) -> Any:
+        """What the rules start the next compiled call from."""
+        return None if self.rules is None else self.rules.pack([hook.loop_state or {} for hook, _ in self._ruled()])
 
     def wants_to_stop(self) -> bool:
         """Whether a hook or a Keras callback wants training to end; notes it if it was a callback."""
@@ -98,11 +112,20 @@ class Run:
             self.stop = StopReason("callbacks", self.step, self.epoch, "a Keras callback set `stop_training`")
         return self.stop is not None
 
-    def note(self, steps: int, records: Mapping[str, np.ndarray]) -> None:
+    def note(self, chunk: Chunk) -> None:
         """Take up what a compiled call brought back."""
+        steps, records = chunk.steps, chunk.records
         self.calls += 1
         self.step += steps
         self.curve.append(steps, records)
+        if self.rules is not None:
+            ruled = self._ruled()
+            for (hook, _), state in zip(ruled, self.rules.unpack(chunk.carried["state"])):
+                hook.loop_state = {name: float(value) for name, value in state.items()}
+            if chunk.carried["stopped_by"] >= 0:
+                hook, rule = ruled[int(chunk.carried["stopped_by"])]
+                reason = rule.reason(hook.loop_state or {})
+                self.stop = self.stop or StopReason(hook.name, self.step, self.epoch, reason)
         losses = records.get("step/loss")
         if losses is not None and not self._warned_non_finite and not math.isfinite(losses.sum()):
             bad = np.flatnonzero(~np.isfinite(losses))

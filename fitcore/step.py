@@ -136,7 +136,7 @@ def train_step(
                 watching.enter_context(probe.watching())
             y_pred = parts.forward(x, True)
         loss = parts.loss(x, y, y_pred, sample_weight, True)
-        parts.track_loss(loss, _rows(x))
+        parts.track_loss(loss, rows_of(x))
         objective = optimizer.scale_loss(loss)
 
     if parts.schedule is not None:
@@ -164,7 +164,7 @@ def test_step(parts: Parts, batch: Any) -> Any:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = parts.forward(x, False)
     loss = parts.loss(x, y, y_pred, sample_weight, False)
-    parts.track_loss(loss, _rows(x))
+    parts.track_loss(loss, rows_of(x))
     return parts.update_metrics(x, y, y_pred, sample_weight)
 
 
@@ -177,6 +177,6 @@ def metric_results(metrics: Sequence[keras.metrics.Metric]) -> dict[str, Any]:
     return results
 
 
-def _rows(x: Any) -> tf.Tensor:
+def rows_of(data: Any) -> tf.Tensor:
     """Rows in the batch: the weight of its loss in the epoch's mean, whatever the sample weights."""
-    return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+    return tf.shape(next(leaf for leaf in keras.tree.flatten(data) if leaf is not None))[0]

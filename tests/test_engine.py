@@ -97,7 +97,7 @@ def test_a_loop_of_ones_own() -> None:
             chunk = engine.train(stream, steps, index=len(losses), record=["step/loss"])
             losses.extend(chunk.records["step/loss"].tolist())
         assert (chunk.steps, stream.remaining(), len(losses)) == (1, 0, 5 * epoch + 5)
-        assert stream.state() == {"pass_index": epoch, "batch_index": 5, "step": 5}
+        assert stream.state() == {"pass_index": epoch, "place": 5, "step": 5, "rows": None}
         logs.append({name: float(value) for name, value in chunk.logs.items()})
         stream.end_epoch()
     assert [*state(model).values()] == [*state(fitted).values()]
@@ -345,7 +345,7 @@ def test_all_state_is_in_one_place() -> None:
     assert curve["step/loss"].shape == (10,)
     assert json.loads(json.dumps(held)) == held
     assert held["hooks"] == [{"count": 3}]
-    assert (held["epoch"], held["step"], held["data"]) == (1, 10, {"pass_index": 2, "batch_index": 0, "step": 5})
+    assert (held["epoch"], held["step"], held["data"]) == (1, 10, {"pass_index": 2, "place": 0, "step": 5, "rows": None})
     assert [*held["history"]] == ["loss", "mae"]
 
 

@@ -62,12 +62,18 @@ def fit(model: Any, rows: int = 20, **arguments: Any) -> keras.callbacks.History
 
 def replay(rule: fitcore.StopRule, values: list[float]) -> int | None:
     """How many values the rule saw before it said stop; its state goes through JSON after each."""
-    now = rule.start()
+    now: Any = rule.start()
     for i, value in enumerate(values):
-        now, reason = rule.decide(json.loads(json.dumps(now)), value)
-        if reason is not None:
+        now, stop = decide(rule, json.loads(json.dumps(now)), value)
+        if stop:
             return i + 1
     return None
+
+
+def decide(rule: fitcore.StopRule, now: dict[str, float], value: float) -> tuple[dict[str, float], bool]:
+    wide = {name: tf.constant(held, tf.float64) for name, held in now.items()}
+    new, stop = rule.decide(wide, tf.constant(value, tf.float64))
+    return {name: float(held) for name, held in new.items()}, bool(stop)
 
 
 def test_rules_are_pure() -> None:
@@ -76,7 +82,7 @@ def test_rules_are_pure() -> None:
         now = rule.start()
         for value in (3.0, 4.0, 2.0):
             kept = json.dumps(now)
-            first, second = rule.decide(now, value), rule.decide(now, value)
+            first, second = decide(rule, now, value), decide(rule, now, value)
             assert json.dumps(now) == kept
             assert first == second
             now = first[0]
@@ -93,6 +99,7 @@ def test_rules_are_pure() -> None:
         (Patience(1, min_delta=0.5), [3.0, 2.4, 1.8, 1.2], None),
         (Patience(1, min_delta=0.5, mode="max"), [1.0, 1.4], 2),
         (Patience(3), [1.0, float("nan"), float("nan"), float("nan")], 4),
+        (Patience(2), [float("nan"), 1.0, 0.5, 0.7], None),
         (Patience(1), [], None),
         (NonFinite(), [1.0, -1e300, float("nan")], 3),
         (NonFinite(), [float("inf")], 1),
@@ -231,7 +238,7 @@ def test_set_takes_effect_at_the_next_step() -> None:
 
 @pytest.mark.parametrize("answer", [Set("momentum", 0.5), "stop", [Stop("a"), 7]])
 def test_answers_that_are_no_requests(answer: Any) -> None:
-    with pytest.raises(ValueError, match=r"Watching returned .*; a hook returns Stop, Save, Evaluate or Set"):
+    with pytest.raises(ValueError, match=r"Watching returned .*, which is none of"):
         fit(linear(), hooks=[Watching(action=lambda view: answer)])
 
 

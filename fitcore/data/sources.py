@@ -27,8 +27,14 @@ class Source(Protocol):
     def specs(self) -> tuple[Any, Any]:
         """(spec of a feed, spec of a batch), as `tf.function` takes them."""
 
-    def next_batch(self, feed: Any, i: tf.Tensor) -> tuple[tf.Tensor | None, Callable[[], Any]]:
-        """Batch `i` of the pass, traced: (whether there is one, how to get it). None in place of the first: always."""
+    def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor | None, Callable[[], Any]]:
+        """The batch at `place` of the pass, traced: (whether there is one, how to get it). None in place of the first: always.
+
+        A place is the batch's index; where the batch size may change, its first row, and it has `rows` rows.
+        """
+
+    def ended(self, place: int) -> bool:
+        """Whether the pass is known to hold nothing from `place` on."""
 
     def on_epoch_begin(self) -> None: ...
 
@@ -51,7 +57,7 @@ class ArraySource:
     """
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
-        self._structure = tensors
+        self.tensors = tensors
         self._tensors = [leaf for leaf in tf.nest.flatten(tensors) if leaf is not None]
         self.num_rows = int(self._tensors[0].shape[0])
         self.batch_size = batch_size
@@ -60,7 +66,7 @@ class ArraySource:
         self._static = batch_size if self.num_rows % batch_size == 0 else None
         leaf_specs = [(leaf.dtype, tuple(leaf.shape[1:])) for leaf in self._tensors]
         nest = tf.nest.map_structure(lambda leaf: leaf is None, tensors)
-        self.key = ("arrays", repr(nest), tuple(leaf_specs), self._static)
+        self.key: Any = ("arrays", repr(nest), tuple(leaf_specs), self._static)
         self._opened: tuple[int, tf.Tensor] | None = None  # (pass, its order)
 
     def open_pass(self, pass_index: int) -> Any:
@@ -73,21 +79,24 @@ class ArraySource:
         batch = [tf.TensorSpec([self._static, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors]
         return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64), tensors), self._pack(batch)
 
-    def next_batch(self, feed: Any, i: tf.Tensor) -> tuple[None, Callable[[], Any]]:
+    def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor | None, Callable[[], Any]]:
         order, batch_size, tensors = feed
 
         def gather() -> Any:
             if self._static is not None:
-                rows = tf.slice(order, [i * self._static], [self._static])
+                chosen = tf.slice(order, [place * self._static], [self._static])
             else:
-                rows = order[i * batch_size : tf.minimum((i + 1) * batch_size, tf.size(order, out_type=tf.int64))]
-            return self._pack([tf.gather(tensor, rows) for tensor in tensors])
+                chosen = order[place * batch_size : tf.minimum((place + 1) * batch_size, tf.size(order, out_type=tf.int64))]
+            return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
 
         return None, gather
 
+    def ended(self, place: int) -> bool:
+        return self.num_batches is not None and place >= self.num_batches
+
     def _pack(self, leaves: list[Any]) -> Any:
         remaining = iter(leaves)
-        return tf.nest.map_structure(lambda leaf: None if leaf is None else next(remaining), self._structure)
+        return tf.nest.map_structure(lambda leaf: None if leaf is None else next(remaining), self.tensors)
 
     def on_epoch_begin(self) -> None:
         pass
@@ -97,6 +106,41 @@ class ArraySource:
 
     def describe(self) -> str:
         return f"{self.num_rows} rows on the device, batches of {self.batch_size} gathered there, {self.order.describe()}"
+
+
+class ResizableSource(ArraySource):
+    """The same, of batches whose size may change from one to the next: a pass holds so many rows, not so many batches.
+
+    The batch dimension is unknown to the graph, so that one program serves all sizes.
+
+    Args:
+      tensors, order: as above. batch_size: rows in the first batch.
+    """
+
+    def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
+        super().__init__(tensors, batch_size, order)
+        self.num_batches = None
+        self._static = None
+        self.key = ("arrays, batch size may change", *self.key[1:-1])
+
+    def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor, Callable[[], Any]]:
+        order, _, tensors = feed
+        end = tf.size(order, out_type=tf.int64)
+
+        def gather() -> Any:
+            chosen = order[place : tf.minimum(place + rows, end)]
+            return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
+
+        return place < end, gather
+
+    def ended(self, place: int) -> bool:
+        return place >= self.num_rows
+
+    def describe(self) -> str:
+        return (
+            f"{self.num_rows} rows on the device, batches gathered there, the first of {self.batch_size} rows, "
+            f"{self.order.describe()}"
+        )
 
 
 def without_optionals(batch: Any) -> Any:
@@ -124,9 +168,12 @@ class DatasetSource:
     def specs(self) -> tuple[Any, Any]:
         return tf.data.IteratorSpec(self._dataset.element_spec), without_optionals(self._dataset.element_spec)
 
-    def next_batch(self, feed: Any, i: tf.Tensor) -> tuple[tf.Tensor, Callable[[], Any]]:
+    def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor, Callable[[], Any]]:
         batch = feed.get_next_as_optional()
         return batch.has_value(), lambda: without_optionals(batch.get_value())
+
+    def ended(self, place: int) -> bool:
+        return False
 
     def on_epoch_begin(self) -> None:
         self._adapter.on_epoch_begin()
@@ -148,11 +195,17 @@ def make_source(
     steps_per_epoch: int | None = None,
     shuffle: bool | str | Reshuffle = False,
     class_weight: dict[int, float] | None = None,
+    resizable: bool = False,
 ) -> Source:
     """The source for fit's data arguments, read and checked by Keras's own data adapters.
 
+    Args:
+      x, y ... class_weight: as in fit; `shuffle` may be a `Reshuffle`.
+      resizable: let the batch size change in mid-run; it begins at `batch_size`.
+
     Raises:
-      ValueError: as Keras does, and for data without a single row.
+      ValueError: as Keras does, for data without a single row, and if a change of the batch size or an order of fitcore's is
+        asked for of an input that has batches or an order of its own.
     """
     if x is None:
         raise ValueError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
@@ -168,7 +221,13 @@ def make_source(
     )
     if adapter.num_batches == 0:
         raise ValueError(f"`x` holds no data: 0 batches. Received: x={_summary(x)}")
-    source = source_of(adapter, own_order or KerasOrder(shuffle))  # type: ignore[arg-type]
+    order: Any = own_order or KerasOrder(shuffle)  # type: ignore[arg-type]
+    source: Source = source_of(adapter, order)
+    if resizable:
+        if not isinstance(source, ArraySource) or shuffle == "batch":
+            what = "is made of batches already" if shuffle != "batch" else 'is shuffled inside batches (shuffle="batch")'
+            raise ValueError(f"A changing batch size needs dense arrays for `x`; this input {what}: {_summary(x)}")
+        source = ResizableSource(source.tensors, source.batch_size, order)
     if own_order is not None and not isinstance(source, ArraySource):
         raise ValueError(f"`shuffle={own_order}` needs dense arrays for `x`; this input has an order of its own: {_summary(x)}")
     return source

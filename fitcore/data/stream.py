@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from fitcore.data.sources import Source
+from fitcore.data.sources import ResizableSource, Source
 
 
 class Stream:
@@ -28,7 +28,8 @@ class Stream:
         self.steps_per_epoch = steps_per_epoch
         self.steps_per_execution = steps_per_execution
         self.pass_index = first_pass  # the pass under way, or the next one
-        self.batch_index = 0  # next batch of that pass
+        self.place = 0  # in that pass: index of the next batch, or of its first row where the batch size may change
+        self.rows: int | None = source.batch_size if isinstance(source, ResizableSource) else None  # rows in the next batch
         self.step = 0  # next step of the epoch under way
         self.feed: Any = None  # what the pass under way is served from
         self._num_batches = source.num_batches
@@ -56,12 +57,14 @@ class Stream:
 
     def remaining(self) -> int | None:
         """Steps left in this epoch before it, or its data, end; None if that is not known."""
+        if self.source.ended(self.place):
+            return 0
         limit = self.num_steps
         if limit is None:
             return None
         left = self._whole_executions(limit) - self.step
         if self._num_batches is not None:
-            left = min(left, self._num_batches - self.batch_index)
+            left = min(left, self._num_batches - self.place)
         return max(left, 0)
 
     @property
@@ -69,10 +72,11 @@ class Stream:
         """First step of the next execution as Keras's callbacks count it: a multiple of `steps_per_execution`."""
         return self._whole_executions(self.step)
 
-    def advance(self, steps: int) -> None:
-        """Note that the next `steps` batches have been used."""
+    def advance(self, steps: int, place: int | None = None, rows: int | None = None) -> None:
+        """Note that `steps` batches have been used; where their size may change, where the next one begins and its rows."""
         self.step += steps
-        self.batch_index += steps
+        self.place = self.place + steps if place is None else place
+        self.rows = rows
 
     def end_epoch(self) -> None:
         """The epoch's steps have run.
@@ -80,7 +84,7 @@ class Stream:
         A pass that is used up is followed by the next one at once, although `begin_epoch` may open it again: so does
         Keras, and a dataset that reshuffles draws a new seed each time it is opened.
         """
-        if self._num_batches is not None and self.batch_index >= self._num_batches:
+        if self.source.ended(self.place) or (self._num_batches is not None and self.place >= self._num_batches):
             if self.steps_per_epoch and self.step < self.steps_per_epoch:
                 _warn_out_of_data()
             self.pass_index += 1
@@ -90,21 +94,21 @@ class Stream:
     def out_of_data(self) -> None:
         """The source ended before the epoch did. A source of unknown size counts as one batch longer than it was (sic)."""
         if self._num_batches is None:
-            self._num_batches = self._whole_executions(self.batch_index) + self.steps_per_execution
+            self._num_batches = self._whole_executions(self.place) + self.steps_per_execution
         _warn_out_of_data()
         self.pass_index += 1
         self.feed = None
         self.source.on_epoch_end()
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, int | None]:
         """The place reached, as plain numbers."""
-        return {"pass_index": self.pass_index, "batch_index": self.batch_index, "step": self.step}
+        return {"pass_index": self.pass_index, "place": self.place, "step": self.step, "rows": self.rows}
 
     def _whole_executions(self, steps: int) -> int:
         return -(-steps // self.steps_per_execution) * self.steps_per_execution
 
     def _open_pass(self) -> None:
-        self.batch_index = 0
+        self.place = 0
         self.feed = self.source.open_pass(self.pass_index)
 
 

@@ -1,10 +1,17 @@
 """Hooks: what happens beside the steps.
 
 protocol.py     what a hook is: when it needs the host, what it wants recorded, what it is shown, what it may ask for
+in_loop.py      rules that decide after each step inside the compiled loop
+batch_size.py   a batch size that changes while training
 stopping.py     stop rules (pure) and the hook that applies one
+early_stopping.py, noise_control.py   early stopping and budgets; settings that follow the gradient noise
 tensorboard.py  events per step and per epoch
 """
 
+from fitcore.hooks.batch_size import BatchSizeSchedule
+from fitcore.hooks.early_stopping import EarlyStopping, StopAfter
+from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen
+from fitcore.hooks.noise_control import CABS, LowSignal, NoiseLearningRate, NormTest
 from fitcore.hooks.protocol import (
     EPOCHS,
     EVERY_STEP,
@@ -13,7 +20,10 @@ from fitcore.hooks.protocol import (
     Answer,
     Evaluate,
     Hook,
+    InLoop,
+    Keep,
     Request,
+    Restore,
     Save,
     Set,
     Stop,
@@ -21,25 +31,43 @@ from fitcore.hooks.protocol import (
     When,
     every,
 )
-from fitcore.hooks.stopping import NonFinite, Patience, StopOn, StopRule
+from fitcore.hooks.stopping import Divergence, NonFinite, Patience, Smoothed, StopOn, StopRule, Target
 from fitcore.hooks.tensorboard import TensorBoard
 
 __all__ = [
+    "CABS",
     "EPOCHS",
     "EVERY_STEP",
     "NEVER",
     "RETURNS",
+    "SETTINGS",
     "Answer",
+    "BatchSizeSchedule",
+    "Divergence",
+    "EarlyStopping",
     "Evaluate",
     "Hook",
+    "InLoop",
+    "Keep",
+    "LoopRule",
+    "LowSignal",
+    "NoiseLearningRate",
     "NonFinite",
+    "NormTest",
+    "Outcome",
     "Patience",
     "Request",
+    "Restore",
+    "Rules",
     "Save",
     "Set",
+    "Smoothed",
+    "StepSeen",
     "Stop",
+    "StopAfter",
     "StopOn",
     "StopRule",
+    "Target",
     "TensorBoard",
     "View",
     "When",

@@ -1,11 +1,13 @@
 """What a hook is.
 
 A hook says *when* it needs the host and *what* it wants recorded; the loop derives from that how many steps run per
-compiled call. It is shown an immutable `View` and answers with requests; it never writes into anything it is shown.
+compiled call. It is shown an immutable `View` and answers with requests; it never writes into anything it is shown. What
+can be decided without the host it has decided inside the compiled loop, by a rule (hooks/in_loop.py).
 
     fit                    hook
     ---------------------  -----------------------------------------------------------
     before the first step  begin(view)
+    in the compiled loop   in_loop.after_step  after each step, without a return to the host
     after a compiled call  after_steps(view)   if `when` says so
     after an epoch         after_epoch(view)   if `when.epochs`; validation has run
     at the end             end(view)           always: after a stop, an error and Ctrl-C too
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from fitcore.hooks.in_loop import LoopRule
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,24 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Keep the model's weights as they are now, in the hook's `kept`, in place of those kept before."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """When this fit ends, put the weights back that were kept."""
+
+
+@dataclass(frozen=True)
 class Set:
-    """Change a setting from the next step on. `name`: "learning_rate"."""
+    """Change a setting from the next step on. `name`: "learning_rate", or "batch_size" in a fit that lets it change."""
 
     name: str
     value: float
 
 
-Request = Stop | Save | Evaluate | Set
+Request = Stop | Save | Evaluate | Keep | Restore | Set
 Answer = Request | Iterable[Request] | None
 
 
@@ -114,10 +128,24 @@ class Hook:
       when: when the host is needed.
       record: scalars to record at each step inside the compiled loop: names from `fitcore.RECORDERS` or of metrics, or a
         mapping from names to recorders.
+      changes: names of the settings it changes by `Set`, if "batch_size" is among them.
+      in_loop: a rule that decides after each step inside the compiled loop. A fit measures the gradient noise if it reads that.
+      kept: the weights that `Keep` kept, arrays in the order of `model.get_weights()`.
+      loop_state: the rule's state, brought up to date after each compiled call; None before the first. It lives as long as
+        the hook does: over repeated fits the rule goes on from it.
     """
 
     when: When = EPOCHS
     record: Iterable[str] | Mapping[str, Any] = ()
+    changes: tuple[str, ...] = ()
+    in_loop: LoopRule | None = None
+    loop_state: dict[str, float] | None = None
+    kept: list[np.ndarray] | None = None
+
+    @property
+    def name(self) -> str:
+        """What stop reasons, errors and `explain` call it."""
+        return type(self).__name__
 
     def begin(self, view: View) -> None:
         """Before the first step."""
@@ -134,8 +162,26 @@ class Hook:
         """When fit ends, however it ends. Close files here."""
 
     def state(self) -> dict[str, Any]:
-        """What must be saved for the hook to go on in another process, as JSON-able values."""
-        return {}
+        """What must be saved for the hook to go on in another process: JSON-able values, and arrays."""
+        return {"loop": self.loop_state, "kept": self.kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` gave."""
+        self.loop_state, self.kept = state["loop"], state["kept"]
+
+
+class InLoop(Hook):
+    """A hook that is nothing but a rule inside the compiled loop.
+
+    Args:
+      rule: the rule.
+    """
+
+    when = NEVER
+
+    def __init__(self, rule: LoopRule) -> None:
+        self.in_loop = rule
+
+    @property
+    def name(self) -> str:
+        return type(self.in_loop).__name__

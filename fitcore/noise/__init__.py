@@ -10,6 +10,7 @@ fallback.py     any other layer, row by row, vectorized
 split.py        anything at all, by passes over micro-batches
 factors.py      per-example gradients of one weight, and their squared norms
 probe.py        puts it together inside the step
+evidence.py     the evidence-based stopping criterion
 results.py      what `history.noise` is
 dashboard.py    TensorBoard events
 plot.py         a picture, with matplotlib
@@ -20,7 +21,7 @@ from fitcore.noise import convolutions, recurrent, rules  # noqa: F401
 from fitcore.noise.calls import per_example
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.plot import plot
-from fitcore.noise.probe import Probe
+from fitcore.noise.probe import NOISE_TOTALS, Probe
 from fitcore.noise.results import NoiseCurves
 
-__all__ = ["GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]
+__all__ = ["NOISE_TOTALS", "GradientNoise", "NoiseCurves", "Probe", "per_example", "plot"]

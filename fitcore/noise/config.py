@@ -13,7 +13,8 @@ class GradientNoise:
     Args:
       estimator: "per_example": each example's gradient, exactly, out of the backward pass that runs anyway; "split": the
         batch cut into `splits` micro-batches, a pass for each, works for everything; "auto": per example for every weight
-        for which that can be done, split for the rest. `history.noise.how` says which was which.
+        for which that can be done, split for the rest. `history.noise.how` says which was which. There is none across
+        replicas: fitcore trains on one device, and with replicas' gradients for micro-batches' it would be "split".
       every: measure each so many steps; the steps between cost nothing.
       splits: micro-batches per batch of the split estimator, at least 2.
       hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
@@ -21,6 +22,10 @@ class GradientNoise:
       examples: for layers with an axis of time or space, and for the fallback, measure at most so many of a batch's rows,
         evenly spaced: cheaper for large batches, still unbiased as long as rows come in random order, and less sharp.
         None: all.
+      evidence: also record, at each measured step, the evidence-based stopping criterion (Mahsereci et al. 2017,
+        arXiv:1703.09580), as "noise/evidence" and `history.noise.evidence`: positive where the gradient is no larger than its
+        noise alone would make it. `fitcore.noise.evidence` has the formula. It needs the variance of each entry of each
+        weight: multiplied out for layers with an axis of time or space. Not for weights measured by splitting.
       per_layer: record each layer by itself too.
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.
@@ -37,14 +42,24 @@ class GradientNoise:
     hessian_every: int = 0
     examples: int | None = None
     per_layer: bool = True
+    evidence: bool = False
     # What only concerns the host makes no other program of the step.
     decay: float = field(default=0.99, compare=False)
     confidence: float = field(default=0.95, compare=False)
     directory: str | os.PathLike[str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.estimator == "replicas":
+            raise ValueError(
+                "`estimator='replicas'`: fitcore trains on one device, so there are no replicas to compare. With "
+                "micro-batches in their place it is the same formula: estimator='split'."
+            )
         if self.estimator not in ("auto", "per_example", "split"):
             raise ValueError(f'`estimator` must be "auto", "per_example" or "split". Received: estimator={self.estimator!r}')
+        if self.evidence and self.estimator == "split":
+            raise ValueError(
+                "`evidence=True` needs each example's gradient: estimator='auto' or 'per_example'. Received: estimator='split'"
+            )
         if self.every < 1:
             raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
         if self.hessian_every < 0:

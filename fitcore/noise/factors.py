@@ -25,6 +25,7 @@ class Factor(Protocol):
     Attributes:
       centred: whether `deviations` subtracts the mean.
       bytes_per_example: memory that `deviations` takes for each row.
+      bytes_for_squares: memory that `squares` takes for each row.
     """
 
     @property
@@ -33,8 +34,14 @@ class Factor(Protocol):
     @property
     def bytes_per_example(self) -> int: ...
 
+    @property
+    def bytes_for_squares(self) -> int: ...
+
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         """Scalar: sum over i of |J_i - mean|^2 if `centred`, else of |J_i|^2."""
+
+    def squares(self) -> tf.Tensor:
+        """Sum over i of the squares of J_i's entries: of the weight's shape."""
 
     def each(self) -> tf.Tensor:
         """The J_i multiplied out: [n, *shape of the weight]."""
@@ -62,8 +69,15 @@ class Each:
     def of(cls, tensor: tf.Tensor) -> Each:
         return cls(lambda: tensor, 4 * math.prod(d or 1 for d in tensor.shape[1:]))
 
+    @property
+    def bytes_for_squares(self) -> int:
+        return 2 * self.bytes_per_example
+
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         return sum_sq(self.each() - mean)
+
+    def squares(self) -> tf.Tensor:
+        return tf.reduce_sum(tf.square(self.each()), axis=0)
 
     def each(self) -> tf.Tensor:
         return wide(self.make())
@@ -75,10 +89,13 @@ class Plain:
 
     d: tf.Tensor
     centred = False
-    bytes_per_example = 0
+    bytes_per_example = bytes_for_squares = 0
 
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(row_sum_sq(wide(self.d)))
+
+    def squares(self) -> tf.Tensor:
+        return tf.reduce_sum(tf.square(wide(self.d)), axis=0)
 
     def each(self) -> tf.Tensor:
         return wide(self.d)
@@ -133,6 +150,11 @@ class Outer:
             return 12 * (time or 1) ** 2
         return 8 * max(self._widths) * q
 
+    @property
+    def bytes_for_squares(self) -> int:
+        _, p, q = self._sizes
+        return 4 * (p + q) if self.d.shape.rank == 2 else 12 * p * q
+
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         d = wide(self.d)
         if d.shape.rank == 2:
@@ -144,6 +166,12 @@ class Outer:
         means = tf.split(self._as_matrix(mean), self._widths) if len(self.a) > 1 else [self._as_matrix(mean)]
         terms = [sum_sq(tf.matmul(wide(a), d, transpose_a=not self.upright) - m) for a, m in zip(self.a, means)]
         return terms[0] if len(terms) == 1 else tf.add_n(terms)
+
+    def squares(self) -> tf.Tensor:
+        if self.d.shape.rank == 2:  # without a sum over t the square of a product is the product of squares
+            (a,) = self.a
+            return self._as_weight(tf.matmul(tf.square(wide(a)), tf.square(wide(self.d)), transpose_a=True))[0]
+        return tf.reduce_sum(tf.square(self.each()), axis=0)
 
     def each(self) -> tf.Tensor:
         d = wide(self.d)
@@ -184,6 +212,11 @@ class Rows:
         time = self.ids.shape[1] or 1
         return 4 * min(3 * time * time, 3 * time * self.shape[1])
 
+    @property
+    def bytes_for_squares(self) -> int:
+        time = self.ids.shape[1] or 1
+        return 4 * (2 * time * time + 3 * time * self.shape[1])
+
     def deviations(self, mean: tf.Tensor) -> tf.Tensor:
         time, q = self.ids.shape[1], self.shape[1]
         d = wide(self.d)
@@ -196,6 +229,12 @@ class Rows:
         starts = tf.concat([tf.ones_like(ids[:, :1]), tf.cast(tf.not_equal(ids[:, 1:], ids[:, :-1]), ids.dtype)], axis=1)
         segments = tf.cumsum(tf.reshape(starts, [-1])) - 1
         return sum_sq(tf.math.segment_sum(tf.reshape(d, [-1, q]), segments))
+
+    def squares(self) -> tf.Tensor:
+        d = wide(self.d)
+        same = tf.cast(tf.equal(self.ids[:, :, None], self.ids[:, None, :]), d.dtype)
+        products = d * tf.matmul(same, d)  # summed over the t of one id: the square of that id's sum
+        return tf.math.unsorted_segment_sum(products, self.ids, self.shape[0])
 
     def each(self) -> tf.Tensor:
         d = wide(self.d)

@@ -2,12 +2,13 @@
 
 probe.watching(...)     around the forward pass, which it only notes
 probe.taps(...)         tensors whose gradients are wanted along with the weights'
-probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them
+probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them; with
+                        `evidence` that criterion; with `hessian_every` the three columns of the full noise scale
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,18 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore.noise.config import GradientNoise
+from fitcore.noise.evidence import criterion
 from fitcore.noise.factors import Factor, Outer, Plain, sum_sq, wide
 from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
 from fitcore.noise.watch import Watch
+
+NOISE_TOTALS = (
+    "noise/trace",
+    "noise/grad_norm_sq",
+    "noise/batch_size",
+    "noise/evidence",
+)  # what rules inside the loop can read
 
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
 
@@ -109,13 +118,29 @@ class Probe:
             return found
         return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3)], axis=0)
 
+    def totals(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What rules in the loop see of one step, by name, from its row, traced: float64 scalars, NaN if not measured."""
+        n = row[0]
+        trace = norm_sq = tf.zeros([], tf.float64)
+        count = len(self.entries)
+        for k, entry in enumerate(self.entries):
+            deviations, big = row[1 + k], row[1 + count + k]
+            units, size = (tf.cast(self.config.splits, tf.float64), n // self.config.splits) if entry.split else (n, 1.0)
+            between = tf.where(tf.logical_and(units >= 2, size >= 1), units - 1, np.nan)
+            trace += size * deviations / between  # as `statistics.estimate`
+            norm_sq += big - deviations / (units * between)
+        values = [trace, norm_sq, n]
+        if self.config.evidence:
+            values.append(row[-4 if self.config.hessian_every else -1])
+        return {name: tf.where(n > 0, value, np.nan) for name, value in zip(NOISE_TOTALS, values)}
+
     # --- one row ----------------------------------------------------------------------------------------------------------
 
     def _width(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> int:
         """Length of a row: that of one made in a graph that is thrown away."""
         self._resolve(gradients, by_tap)
         self._layout(gradients)
-        return 1 + len(self.entries) * (3 if self.regularized else 2)
+        return 1 + len(self.entries) * (3 if self.regularized else 2) + int(self.config.evidence)
 
     def _resolve(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> None:
         """Split those weights that have a gradient, but none that came by way of what was noted."""
@@ -150,8 +175,9 @@ class Probe:
         columns = self._layout(gradients)
         n = tf.cast(tf.shape(self._rows)[0], tf.float64)
         live = [(w, g, c) for w, g, c in zip(self.weights, gradients, columns) if c is not None]
+        last = [tf.constant([np.nan], tf.float64)] if self.config.evidence else []
         if not live:
-            return n[None]
+            return tf.concat([n[None], *last], axis=0)
         weights = [w for w, _, _ in live]
         penalties = [_penalty(w.variable, scale) for w in weights]
         applied = [wide(tf.convert_to_tensor(g)) for _, g, _ in live]
@@ -164,9 +190,13 @@ class Probe:
         for k in exact:
             norm_sq[k] = tf.nn.l2_loss(data[k])  # half of it
         means = {id(weights[k].variable): data[k] for k in exact}
-        for key, (value, centred) in self._deviations([weights[k] for k in exact], means, by_tap, n).items():
+        squares: dict[int, tf.Tensor] = {}
+        for key, (value, centred) in self._deviations([weights[k] for k in exact], means, by_tap, n, squares).items():
             k = next(k for k in exact if id(weights[k].variable) == key)
             deviations[k], ghost[k] = value, not centred
+        if self.config.evidence and exact:
+            entries = [(squares.get(id(weights[k].variable)), data[k], applied[k]) for k in exact]
+            last = [criterion([entry for entry in entries if entry[0] is not None], n)[None]]
         split = [k for k, w in enumerate(weights) if not w.sources]
         if split:
             measured = [weights[k].variable for k in split]
@@ -194,12 +224,20 @@ class Probe:
             unscaled = np.array([entry.split for entry in self.entries])
             table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
         self.entries = [Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)]
-        return tf.concat([n[None], tf.reshape(table, [-1])], axis=0)
+        return tf.concat([n[None], tf.reshape(table, [-1]), *last], axis=0)
 
     def _deviations(
-        self, weights: Sequence[Weight], applied: dict[int, tf.Tensor], by_tap: dict[int, Any], n: tf.Tensor
+        self,
+        weights: Sequence[Weight],
+        applied: dict[int, tf.Tensor],
+        by_tap: dict[int, Any],
+        n: tf.Tensor,
+        squares: dict[int, tf.Tensor],
     ) -> dict[int, tuple[tf.Tensor, bool]]:
-        """(sum of |J_i - mean|^2 or of |J_i|^2, whether the former), by the variable's id."""
+        """(sum of |J_i - mean|^2 or of |J_i|^2, whether the former), by the variable's id.
+
+        With `evidence` the sums of squares of all entries are put into `squares`.
+        """
         rows = tf.shape(self._rows)[0]
         result: dict[int, tuple[tf.Tensor, bool]] = {}
         for group in _connected(weights):
@@ -216,14 +254,18 @@ class Probe:
                 measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
                 sums = _sums(measured, means)
             else:
-                sums = self._in_chunks(group, by_tap, means, factors, stride, most)
+                zeros = {key: tf.zeros([], tf.float64) for key, f in factors.items() if f is not None}
+                sums = self._in_chunks(group, by_tap, lambda fs, means=means: _sums(fs, means), zeros, stride, most)  # type: ignore[misc]
             if not whole:
                 share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
                 sums = {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
+            found = self._squares(group, by_tap, factors, undivided) if self.config.evidence else {}
             if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
                 firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
                 aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
                 sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
+                found = {key: tf.where(aligned, value, np.nan) for key, value in found.items()}
+            squares |= found
             for weight in group:
                 factor = factors[id(weight.variable)]
                 centred = factor is None or factor.centred
@@ -237,21 +279,37 @@ class Probe:
             return 1
         return -(-self._batch // most) if self._batch is not None else (tf.shape(self._rows)[0] + most - 1) // most
 
-    def _in_chunks(
-        self, group: Sequence[Weight], by_tap: dict[int, Any], means: dict[int, tf.Tensor], factors: Any, stride: Any, most: int
+    def _squares(
+        self, group: Sequence[Weight], by_tap: dict[int, Any], factors: dict[int, Factor | None], undivided: bool
     ) -> dict[int, tf.Tensor]:
-        """`_sums` over so many rows at a time, of every `stride`-th row."""
-        keys = [key for key, factor in factors.items() if factor is not None]
+        """Sum over all rows of the squares of J_i's entries, by the variable's id."""
+        there = {key: factor for key, factor in factors.items() if factor is not None}
+        most = max(CHUNK_BYTES // max(sum(factor.bytes_for_squares for factor in there.values()), 1), 1)
+        if undivided or most >= (self._batch or 1024):
+            return _squares(there)
+        zeros = {id(w.variable): tf.zeros(w.variable.shape, _wide_type(w.variable)) for w in group if id(w.variable) in there}
+        return self._in_chunks(group, by_tap, _squares, zeros, 1, most)
+
+    def _in_chunks(
+        self,
+        group: Sequence[Weight],
+        by_tap: dict[int, Any],
+        compute: Callable[[dict[int, Factor | None]], dict[int, tf.Tensor]],
+        zeros: dict[int, tf.Tensor],
+        stride: Any,
+        most: int,
+    ) -> dict[int, tf.Tensor]:
+        """`compute` summed over chunks of so many rows at a time, of every `stride`-th row, starting from `zeros`."""
         rows = tf.shape(self._rows)[0]
 
         def body(start: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
             end = tf.minimum(start + most * stride, rows)
-            sums = _sums(weight_factors(group, by_tap, self._batch, slice(start, end, stride)), means)
-            return start + most * stride, [total + tf.cast(sums[key], tf.float64) for total, key in zip(totals, keys)]
+            sums = compute(weight_factors(group, by_tap, self._batch, slice(start, end, stride)))
+            return start + most * stride, [total + tf.cast(sums[key], total.dtype) for total, key in zip(totals, zeros)]
 
-        zeros = [tf.zeros([], tf.float64) for _ in keys]
-        _, totals = tf.while_loop(lambda start, totals: start < rows, body, (tf.constant(0), zeros), parallel_iterations=1)
-        return dict(zip(keys, totals))
+        start = (tf.constant(0), list(zeros.values()))
+        _, totals = tf.while_loop(lambda start, totals: start < rows, body, start, parallel_iterations=1)
+        return dict(zip(zeros, totals))
 
 
 def _flat(factor: Factor | None) -> bool:
@@ -268,6 +326,14 @@ def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], wid
 
 def _sums(factors: dict[int, Factor | None], means: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
     return {key: factor.deviations(means.get(key, 0.0)) for key, factor in factors.items() if factor is not None}
+
+
+def _squares(factors: Mapping[int, Factor | None]) -> dict[int, tf.Tensor]:
+    return {key: factor.squares() for key, factor in factors.items() if factor is not None}
+
+
+def _wide_type(variable: Any) -> tf.DType:
+    return tf.float64 if tf.as_dtype(variable.dtype) == tf.float64 else tf.float32
 
 
 def _connected(weights: Sequence[Weight]) -> list[list[Weight]]:

