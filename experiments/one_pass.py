@@ -25,7 +25,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from experiments.claims.measures import noise_shares
+from experiments.claims.measures import barrier, noise_shares
 from experiments.claims.question import FULL, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
@@ -96,15 +96,6 @@ def evaluated(model: keras.Model, x: Any, y: Any) -> Any:
 def loss_of(model: keras.Model, x: Any, y: Any) -> float:
     """Loss of a digits model."""
     return float(evaluated(model, x, y)[0])
-
-
-def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 11) -> float:
-    """The highest loss on the straight line between two sets of weights, over that at the higher end, relative to that."""
-    losses = []
-    for t in np.linspace(0.0, 1.0, points):
-        model.set_weights([(1 - t) * a + t * b for a, b in zip(start, end)])
-        losses.append(loss())
-    return max(losses) / max(losses[0], losses[-1]) - 1
 
 
 def displacement_noise(model: keras.Model, digits: Split, seed: int) -> list[float]:
@@ -277,17 +268,39 @@ def same_updates(findings: Findings, digits: Split) -> Effect:
 
 
 def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
-    """A2's network under plain SGD: noise in a displacement, from fresh weights and from trained ones."""
+    """A2's network under plain SGD: noise in a displacement, from fresh weights and from trained ones.
+
+    Measured by the variance over orders of the data, and predicted by the gradient noise along one run: the noise of T updates
+    at rate r adds r^2 times the sum of tr(Sigma)/B to the squared displacement, if it is independent from update to update.
+    """
     findings.begin("A2 by SGD: how much of a displacement is noise")
     restarts = Restarts(lambda: digits_model(optimizer=lambda: keras.optimizers.SGD(RATE.value)))
-    start, late = [], []
+    shares: dict[str, list[list[float]]] = {"start": [], "late": []}
+    single: dict[str, list[float]] = {"start": [], "late": []}
+    predicted: dict[str, list[float]] = {"start": [], "late": []}
     for seed in findings.seeds():
-        model = restarts.start(seed)
-        start.append(displacement_noise(model, digits, seed))
-        order = fitcore.Reshuffle(seed)
-        fitcore.fit(model, digits.x, digits.y, epochs=EPOCHS.value, shuffle=order, verbose=0)
-        late.append(displacement_noise(model, digits, seed))
-    return {"start": np.array(start), "late": np.array(late)}
+        model, order = restarts.start(seed), fitcore.Reshuffle(seed)
+        for when in shares:
+            shares[when].append(displacement_noise(model, digits, seed))
+            before = model.get_weights()
+            given: dict[str, Any] = {"shuffle": order, "verbose": 0}
+            fitted = fitcore.fit(model, digits.x, digits.y, epochs=1, noise=fitcore.GradientNoise(per_layer=False), **given)
+            moved = sum(float(((now - was) ** 2).sum()) for now, was in zip(model.get_weights(), before))
+            spread = float(np.sum(fitted.noise.trace / fitted.noise.batch_size))
+            predicted[when].append(RATE.value**2 * spread / moved)
+            single[when].append(float(np.clip(spread / np.sum(fitted.noise.batch_grad_norm_sq), 0, 1)))
+            if when == "start":
+                fitcore.fit(model, digits.x, digits.y, initial_epoch=1, epochs=EPOCHS.value, **given)
+    found: dict[str, Any] = {}
+    for when, name in {"start": "first epoch", "late": f"epoch {EPOCHS.value + 1}"}.items():
+        measured = [row[-1] for row in shares[when]]
+        found |= {
+            f"{name}: share of noise in its single updates, by the gradient noise": mean_of(single[when], "%"),
+            f"{name}: in its displacement, predicted for independent updates": mean_of(predicted[when], "%"),
+            f"{name}: measured, where no example is drawn twice in an epoch": mean_of(measured, "%"),
+        }
+    findings.beyond("what the gradient noise says of A-b: noise in single updates and in an epoch's displacement, SGD", found)
+    return {when: np.array(rows) for when, rows in shares.items()}
 
 
 def shuffle_quirk(findings: Findings, digits: Split, runs: Sequence[Any]) -> None:

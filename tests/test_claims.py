@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 
-import pytest
-
 from experiments import report
 from experiments.claims import rules_a, rules_b
 from experiments.claims.statistics import Effect
@@ -117,10 +115,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("claim", "measured", "verdict"), CASES, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_verdict_follows_from_the_data(claim, measured, verdict):
-    settled = SETTLED[claim].settle(**measured)
-    assert settled["verdict"] == verdict, settled["because"]
+def test_the_verdict_follows_from_the_data():
+    settled = [SETTLED[claim].settle(**measured) for claim, measured, _ in CASES]  # one test: Keras is reset for each
+    wrong = [(each["id"], each["because"], want) for each, (*_, want) in zip(settled, CASES) if each["verdict"] != want]
+    assert wrong == []
+    assert all(each["on"] for each in settled if each["verdict"] == "depends")
 
 
 def test_every_claim_can_go_either_way():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.claims.words import said, short
+from experiments.claims.words import in_words, said, short
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -23,11 +23,11 @@ def table_of(results: Results, claim_ids: Sequence[str], commands: Mapping[str, 
             rows.append([id, "(not run)", "", "", ""])
         else:
             command = "" if commands is None else f"`{commands[id[0]]}`"
-            rows.append([id, claim["text"], claim["verdict"], _effect(claim), command])
+            rows.append([id, claim["text"], in_words(claim), _effect(claim), command])
     if commands is None:
-        return "\n".join(f"{row[0]:4s} {row[2]:13s} {row[1]}" for row in rows)
+        return "\n".join(f"{row[0]:4s} {row[1]}: {row[2].replace('**', '')}" for row in rows)
     head = ["| claim | | verdict | effect (95 % interval) | command |", "|---|---|---|---|---|"]
-    return "\n".join(head + [f"| [{r[0]}](#{r[0].lower()}) | {r[1]} | **{r[2]}** | {r[3]} | {r[4]} |" for r in rows])
+    return "\n".join(head + [f"| [{r[0]}](#{r[0].lower()}) | {r[1]} | {r[2]} | {r[3]} | {r[4]} |" for r in rows])
 
 
 def write(
@@ -85,7 +85,7 @@ def _section(letter: str, result: Mapping[str, Any], command: str) -> list[str]:
         lines += ["", *_figures(example["found"])]
     for claim in result["claims"]:
         lines += ["", f'### <a id="{claim["id"].lower()}"></a>{claim["id"]}: {claim["text"]}', ""]
-        lines += [f"**{claim['verdict'].capitalize()}**: {claim['because']}", "", f"The rule: {claim['rule']}", ""]
+        lines += [f"{in_words(claim)}: {claim['because']}.", "", f"The rule: {claim['rule']}", ""]
         lines += _figures(claim["measurements"])
     if result["beyond"]:
         lines += ["", f"### {letter}: beyond the claims"]
@@ -104,7 +104,7 @@ def _figures(found: Mapping[str, Any]) -> list[str]:
 def _effect(claim: Mapping[str, Any]) -> str:
     """A claim's first effect, or its first measurement."""
     found = claim["measurements"]
-    effects = {name: value["says"] for name, value in found.items() if isinstance(value, dict)}
+    effects = {name: value["says"] for name, value in found.items() if isinstance(value, dict) and "says" in value}
     first = next(iter((effects or {name: said(value) for name, value in found.items()}).items()), ("", ""))
     return f"{first[0]}: {first[1]}"
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from fitcore.noise.results import NoiseCurves
@@ -19,3 +22,12 @@ def noise_shares(noise: NoiseCurves, pieces: int = 3) -> list[float]:
     parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     per_batch = noise.trace / noise.batch_size
     return [float(np.nansum(per_batch[part]) / np.nansum(noise.batch_grad_norm_sq[part])) for part in parts]
+
+
+def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 11) -> float:
+    """The highest loss on the straight line between two sets of weights, over that at the higher end, relative to that."""
+    losses = []
+    for t in np.linspace(0.0, 1.0, points):
+        model.set_weights([(1 - t) * a + t * b for a, b in zip(start, end)])
+        losses.append(loss())
+    return max(losses) / max(losses[0], losses[-1]) - 1

@@ -26,7 +26,7 @@ from absl import flags
 import fitcore
 from experiments.claims.statistics import Effect
 from experiments.claims.verdicts import Claim, plain
-from experiments.claims.words import said
+from experiments.claims.words import in_words, said
 from fitcore import launch
 
 FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in under a minute.")
@@ -40,7 +40,7 @@ THREADS = flags.DEFINE_integer(
     0,
 )
 
-RAN = "runs as written"
+RAN = "runs"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Findings:
         """Settle a claim by its rule; returns the verdict's word."""
         settled = self._claims[claim].settle(**measurements)
         self._settled.append(settled)
-        print(f"{claim}: {settled['text']}: {settled['verdict'].upper()}, {settled['because']}")
+        print(f"{claim}: {settled['text']}: {in_words(settled)}; {settled['because']}")
         self._show(f"{self.question.letter}/claims/{claim}", measurements)
         return str(settled["verdict"])
 
@@ -184,7 +184,7 @@ class Findings:
         if left:
             raise RuntimeError(f"Claims without a verdict: {left}")
         self._settled.sort(key=lambda settled: settled["id"])
-        rows = [f"|{s['id']}|{s['text']}|{s['verdict']}|{s['because']}|" for s in self._settled]
+        rows = [f"|{s['id']}|{s['text']}|{in_words(s)}|{s['because']}|" for s in self._settled]
         with self._board.as_default():
             table = "\n".join(["|claim| |verdict|because|", "|---|---|---|---|", *rows])
             tf.summary.text(f"{self.question.letter}/verdicts", table, step=0)

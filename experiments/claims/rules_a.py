@@ -28,10 +28,10 @@ def more_passes(
     if not better:
         return Verdict(REFUTED, f"more epochs improve none of the examples; {data}")
     if len(better) < len(improves):
-        return Verdict(DEPENDS, f"on the example: more epochs improve {', '.join(better)} only; {data}")
+        return Verdict(DEPENDS, f"more epochs improve {', '.join(better)} only; {data}", on="the example")
     if more_than(test_loss_later_A2, 1.0):
-        what = f"on how many: all three examples improve, but A2's test loss grows again later, {test_loss_later_A2}"
-        return Verdict(DEPENDS, f"{what}; {data}")
+        what = f"all three examples improve, but A2's test loss grows again later, {test_loss_later_A2}"
+        return Verdict(DEPENDS, f"{what}; {data}", on="how many: after enough it overfits")
     return Verdict(SUPPORTED, f"all three examples improve; {data}")
 
 
@@ -78,7 +78,7 @@ def escapes_minima(
         return Verdict(REFUTED, f"it goes downhill all the way from where one epoch ends; runs with a barrier: {figures}")
     if all(effect.low > 0.5 for effect in shares.values()):
         return Verdict(SUPPORTED, f"runs with a barrier: {figures}, of {barrier_A2} of the loss in A2")
-    return Verdict(DEPENDS, f"on the example; runs with a barrier: {figures}")
+    return Verdict(DEPENDS, f"runs with a barrier: {figures}", on="the example")
 
 
 def shows_late(
@@ -111,7 +111,7 @@ def shows_late(
         f"test error {test_error_by_L2_after_one_epoch}, then {test_error_by_L2_later})"
     )
     if dropout != l2:
-        return Verdict(DEPENDS, f"on the regularizer: {figures}")
+        return Verdict(DEPENDS, figures, on=f"the regularizer: dropout shows {dropout}, L2 {l2}")
     word = {"only later": SUPPORTED, "from the first epoch on": REFUTED, "never": NOT_TESTABLE}[dropout]
     return Verdict(word, figures)
 
@@ -124,7 +124,7 @@ def one_update(updates_in_one_epoch: Mapping[str, int]) -> Verdict:
     if len(single) == len(updates_in_one_epoch):
         return Verdict(SUPPORTED, f"updates in one epoch: {counted}")
     if single:
-        return Verdict(DEPENDS, f"on the batch size: updates in one epoch: {counted}")
+        return Verdict(DEPENDS, f"updates in one epoch: {counted}", on="the batch size")
     return Verdict(REFUTED, f"updates in one epoch: {counted}")
 
 

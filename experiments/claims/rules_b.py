@@ -31,7 +31,7 @@ def rates_too_large_or_small(
     if slow and wild:
         return Verdict(SUPPORTED, figures)
     if slow or wild:
-        return Verdict(DEPENDS, f"on the end of the range: it holds for {'small' if slow else 'large'} rates only; {figures}")
+        return Verdict(DEPENDS, figures, on=f"the end of the range: it holds for {'small' if slow else 'large'} rates only")
     return Verdict(REFUTED, figures)
 
 
@@ -61,7 +61,7 @@ def adaptive_is_faster(
     if len(better) == len(holds):
         return Verdict(SUPPORTED, figures)
     if better:
-        return Verdict(DEPENDS, f"Adam is better {' and '.join(better)} only; {figures}")
+        return Verdict(DEPENDS, figures, on=f"what is asked: Adam is better {' and '.join(better)} only")
     return Verdict(REFUTED, figures)
 
 
@@ -82,7 +82,7 @@ def decay_is_precise(
     if len(better) == len(effects):
         return Verdict(SUPPORTED, f"it leaves {figures}")
     if better:
-        return Verdict(DEPENDS, f"on what the constant rate is held up by: decay is better {', '.join(better)} only; {figures}")
+        return Verdict(DEPENDS, f"it leaves {figures}", on=f"the problem: decay is better {', '.join(better)} only")
     return Verdict(REFUTED, f"it leaves {figures}")
 
 
@@ -95,7 +95,7 @@ def one_point_at_a_time(examples_in_an_update: Mapping[str, int]) -> Verdict:
     )
     if most == 1:
         return Verdict(SUPPORTED, figures)
-    return Verdict(DEPENDS if least == 1 else REFUTED, figures)
+    return Verdict(DEPENDS, figures, on="the update") if least == 1 else Verdict(REFUTED, figures)
 
 
 CLAIMS = (

@@ -24,11 +24,13 @@ class Verdict:
 
     Attributes:
       word: SUPPORTED, REFUTED, DEPENDS or NOT_TESTABLE.
-      because: the figures that decided it, in one sentence; for DEPENDS: on what.
+      because: the figures that decided it, in one sentence.
+      on: for DEPENDS: on what, in a few words.
     """
 
     word: str
     because: str
+    on: str = ""
 
     def __post_init__(self) -> None:
         if self.word not in (SUPPORTED, REFUTED, DEPENDS, NOT_TESTABLE):
@@ -60,6 +62,7 @@ class Claim:
             "rule": " ".join((inspect.getdoc(self.rule) or "").split()),
             "timed": self.timed,
             "verdict": verdict.word,
+            "on": verdict.on,
             "because": verdict.because,
             "measurements": {name.replace("_", " "): plain(value) for name, value in measurements.items()},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -26,3 +27,8 @@ def said(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(said, value))
     return str(value)
+
+
+def in_words(settled: Mapping[str, Any]) -> str:
+    """A settled claim's verdict, and what it depends on."""
+    return f"**{settled['verdict']}**" + (f" on {settled['on']}" if settled["on"] else "")
