@@ -59,9 +59,8 @@ def noise_averages_out(
     if start and late:
         return Verdict(SUPPORTED, figures)
     if start or late:
-        return Verdict(
-            DEPENDS, f"on how far training is: it does {'at the start' if start else 'after training'} only; {figures}"
-        )
+        where = "at the start" if start else "after training"
+        return Verdict(DEPENDS, figures, on=f"how far training is: it does {where} only")
     return Verdict(REFUTED, figures)
 
 
