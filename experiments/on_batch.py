@@ -13,7 +13,6 @@ batch and between batches; and, of all that could make a seeded run vary, what d
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
-from experiments.claims.question import Findings, Question
+from experiments.claims.question import Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_d import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, share
@@ -109,20 +108,27 @@ def d3_digest() -> dict[str, str]:
 class Elsewhere:
     """Other processes that do the same, each with another seed of TensorFlow's outside what the examples seed."""
 
-    KINDS: Mapping[str, tuple[list[str], dict[str, str]]] = {
-        "op determinism, other process": (["--deterministic"], {}),
-        "no op determinism": (["--nodeterministic"], {}),
-        "no op determinism, one thread": (["--nodeterministic"], {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}),
+    KINDS: Mapping[str, list[str]] = {
+        "op determinism": ["--deterministic"],
+        "no op determinism": ["--nodeterministic"],
+        "no op determinism, as many threads as TensorFlow likes": ["--nodeterministic", "--threads=0"],
     }
 
-    def __init__(self, run: launch.RunDirectory) -> None:
+    def __init__(self, directory: launch.RunDirectory) -> None:
         self._running = {}
-        for number, (kind, (options, environment)) in enumerate(self.KINDS.items()):
-            folder = run.path / kind.replace(",", "").replace(" ", "_")
-            command = [sys.executable, "-m", "experiments.on_batch", f"--logdir={folder}", f"--probe={run.seed}", *options]
-            command += [f"--epochs={EPOCHS.value}", f"--rows={ROWS.value}", f"--seed={run.seed + 1000 * (number + 1)}"]
-            with open(run.path / f"{folder.name}.txt", "w") as log:
-                process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT)
+        for number, (kind, options) in enumerate(self.KINDS.items()):
+            folder = directory.path / kind.replace(",", "").replace(" ", "_")
+            command = [
+                sys.executable,
+                "-m",
+                "experiments.on_batch",
+                f"--logdir={folder}",
+                f"--probe={directory.seed}",
+                *options,
+            ]
+            command += [f"--epochs={EPOCHS.value}", f"--rows={ROWS.value}", f"--seed={directory.seed + 1000 * (number + 1)}"]
+            with open(directory.path / f"{folder.name}.txt", "w") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             self._running[kind] = (process, folder)
 
     def digests(self) -> dict[str, dict[str, Any]]:
@@ -153,8 +159,8 @@ def d1(findings: Findings, restarts: Restarts) -> tuple[Effect, Effect]:
         still = batch_by_batch(model, x, y)
         equal.append(any(moving[0] == epoch for epoch in moving[1:]))
         held.append(all(still[0] == epoch for epoch in still[1:]))
-        first.append(np.mean(moving[0][::2]))
-        last.append(np.mean(moving[-1][::2]))
+        first.append(float(np.mean(moving[0][::2])))
+        last.append(float(np.mean(moving[-1][::2])))
     x, y = rows(seeds[0])
     by_keras = batch_by_batch(restarts.start(seeds[0]), x, y, keras.Model.train_on_batch)
     found = {
@@ -313,11 +319,11 @@ def draw(axes: Any, second: dict[str, Any], effects: dict[str, Effect]) -> None:
     axes[1].invert_yaxis()
 
 
-def main(run: launch.RunDirectory) -> dict[str, Any]:
+def main(directory: launch.RunDirectory) -> dict[str, Any]:
     if PROBE.value is not None:
         return {"D3": d3_digest(), "D1": d1_digest(PROBE.value)}
-    elsewhere = Elsewhere(run)
-    findings = Findings(QUESTION, run, parts=5)
+    elsewhere = Elsewhere(directory)
+    findings = Findings(QUESTION, directory, parts=5)
     findings.used(f"{ROWS.value} rows made for each seed: 10 uniform inputs, labels 0 or 1 at random")
     restarts = Restarts(dense)
     equal, held = d1(findings, restarts)
@@ -344,4 +350,4 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    run(main)

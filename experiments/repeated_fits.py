@@ -37,7 +37,7 @@ PATIENCE = flags.DEFINE_integer("patience", 10, "E2, E3: epochs without improvem
 DECAY = flags.DEFINE_float("evidence_decay", 0.95, "Weight of the running average of the evidence-based criterion.", 0.0, 1.0)
 
 QUESTION = Question("E", "Why are calls to fit repeated?", CLAIMS)
-ROUNDS = 5  # of the timing
+ROUNDS = 3  # of the timing
 
 Fit = Callable[..., keras.callbacks.History]
 
@@ -130,7 +130,7 @@ def by_rule(task: Task, seed: int, model: keras.Model) -> float:
 
 
 def by_evidence(task: Task, seed: int, model: keras.Model) -> float:
-    """Mahsereci et al. (2017), averaged: once gradients are no more than their noise would make them. Sees no validation data."""
+    """Mahsereci et al. (2017), averaged: once gradients are no more than noise. It sees no validation data."""
     above_zero = fitcore.Smoothed(fitcore.Target(0.0, mode="max"), DECAY.value)
     stopping = fitcore.StopOn(above_zero, "noise/evidence")
     steps_per_epoch = -(-len(task.arrays(seed)[0]) // 32)
@@ -193,6 +193,7 @@ def e1(findings: Findings, task: Task) -> dict[str, Any]:
         f"after epoch {calls}": mean_of(array[:, 0, -1]),
         f"{calls} calls end in the bits of one call of {calls} epochs, fitcore": share(bits["fitcore"]),
         "Keras": share(bits["Keras"]),
+        "accuracy on 10,000 fresh rows, above one half": mean_of([each[2] - 0.5 for each in fresh], "%"),
     }
     findings.example("E1", f"{calls} calls of fit(epochs=1)", found)
     return {
@@ -202,7 +203,6 @@ def e1(findings: Findings, task: Task) -> dict[str, Any]:
         "seen": seen,
         "recorded": recorded,
         "curves": array,
-        "fresh accuracy": mean_of([each[2] - 0.5 for each in fresh], "%"),
     }
 
 
@@ -266,7 +266,7 @@ def on_digits(findings: Findings) -> dict[str, list[Ended]]:
 def costs(findings: Findings, task: Task) -> None:
     """Seconds of calls and of one call, warm, in turns: Keras's and fitcore's."""
     findings.begin("what repeated calls cost")
-    seed, calls = findings.run.seed, CALLS.value
+    seed, calls = findings.run.seed, CALLS.value if FULL.value else CALLS.value // 2
     x, y = task.arrays(seed)[:2]
     model = task.restarts.start(seed)
     times: dict[str, list[float]] = {}
@@ -328,11 +328,9 @@ def main(directory: launch.RunDirectory) -> dict[str, Any]:
     curves = first["curves"]
     findings.settle(
         "E-d",
-        validation_accuracy_above_chance=mean_of(curves[:, 2].mean(1) - 0.5, "%"),
-        validation_loss_gained_in_training=paired(curves[:, 1, -1], curves[:, 1, 0]),
-        fresh_loss_above_validation_loss_at_the_chosen_epoch=paired(
-            [end.losses[1] for end in third], [end.losses[0] for end in third]
-        ),
+        accuracy_above_one_half=mean_of(curves[:, 2].mean(1) - 0.5, "%"),
+        change_of_the_validation_loss=paired(curves[:, 1, -1], curves[:, 1, 0]),
+        fresh_loss_above_validation_loss=paired([end.losses[1] for end in third], [end.losses[0] for end in third]),
     )
     with_digits = on_digits(findings)
     compared(findings, "random labels", ends)

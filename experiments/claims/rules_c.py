@@ -20,13 +20,14 @@ def calls_explore(
     """Refuted if in every run, by fitcore and by Keras, so many calls of one epoch end in the very bits of one call of so many
     epochs: then they are one computation. Supported if they do in no run, and the calls end at a lower validation loss (factor
     below 1). Depends otherwise. Beside it: calls that forget the optimizer's state, as when each compiles the model anew."""
-    forgetful = f"if each call forgets the optimizer's state, the validation loss is {validation_loss_if_each_call_forgets_the_optimizer}"
+    forgets = validation_loss_if_each_call_forgets_the_optimizer
+    forgetful = f"if each call forgets the optimizer's state, the validation loss is {forgets}"
     shares = f"same bits by fitcore {same_bits_by_fitcore}, by Keras {same_bits_by_Keras}"
     if same_bits_by_fitcore.mean == same_bits_by_Keras.mean == 1:
         return Verdict(REFUTED, f"calls and epochs are one computation: {shares}; {forgetful}")
     if same_bits_by_fitcore.mean == same_bits_by_Keras.mean == 0 and validation_loss_of_calls_to_one_call.high < 1:
         return Verdict(SUPPORTED, f"{shares}; validation loss of the calls: {validation_loss_of_calls_to_one_call}")
-    return Verdict(DEPENDS, f"on the run: {shares}; validation loss of the calls: {validation_loss_of_calls_to_one_call}")
+    return Verdict(DEPENDS, f"{shares}; validation loss of the calls: {validation_loss_of_calls_to_one_call}", on="the run")
 
 
 def calls_stop_early(
@@ -34,17 +35,17 @@ def calls_stop_early(
 ) -> Verdict:
     """Shares of runs that stop before their last epoch. Not testable if EarlyStopping stops no run of one call. Supported if,
     given to each of the calls, it stops as many runs as it does in one call. Depends, on who counts, if it stops fewer, but a
-    count that lasts over the calls (fitcore.StopOn) stops as many; refuted if that doesn't either."""
+    count that lasts over the calls (fitcore.EarlyStopping) stops as many; refuted if that doesn't either."""
     figures = (
-        f"stopped early: one call with EarlyStopping {one_call_stopped}; calls with it {calls_stopped_by_the_callback}; calls with "
-        f"a count that lasts {calls_stopped_by_a_count_that_lasts}"
+        f"stopped early: one call with EarlyStopping {one_call_stopped}; calls with it {calls_stopped_by_the_callback}; calls "
+        f"with a count that lasts {calls_stopped_by_a_count_that_lasts}"
     )
     if one_call_stopped.mean == 0:
         return Verdict(NOT_TESTABLE, f"nothing gave a reason to stop; {figures}")
     if calls_stopped_by_the_callback.mean >= one_call_stopped.mean:
         return Verdict(SUPPORTED, figures)
     if calls_stopped_by_a_count_that_lasts.mean >= one_call_stopped.mean:
-        return Verdict(DEPENDS, f"on who counts: EarlyStopping begins to count anew in each call; {figures}")
+        return Verdict(DEPENDS, figures, on="who counts: Keras's EarlyStopping begins anew in each call")
     return Verdict(REFUTED, figures)
 
 
@@ -58,19 +59,19 @@ def schedule_compounds(as_written: str, rate_in_epoch: Mapping[int, float]) -> V
     if abs(rate_in_epoch[49] / 1e-3 - 1) < 0.01 and abs(rate_in_epoch[99] / 1e-53 - 1) < 0.01:
         return Verdict(SUPPORTED, f"the rate: {rates}")
     ends = "the rate is a float32, which ends below 1.4e-45" if rate_in_epoch[99] == 0 else "it ends elsewhere"
-    return Verdict(DEPENDS, f"on the arithmetic: it raises and it compounds, but {ends}: {rates}")
+    return Verdict(DEPENDS, f"it raises, and it compounds: {rates}", on=f"the arithmetic: {ends}")
 
 
 def overhead_negligible(calls_to_one_call_by_Keras: Effect, calls_to_one_call_by_fitcore: Effect) -> Verdict:
-    """How many times as long calls of one epoch take as one call of as many epochs, warm, in turns. Negligible is up to 1.05
-    times. Supported if the intervals of both lie below, refuted if both lie above, depends otherwise."""
+    """How many times as long calls of one epoch take as one call of as many epochs, warm, in turns (median). Negligible is up
+    to 1.05 times. Supported if the intervals of both lie below, refuted if both lie above, depends otherwise."""
     figures = f"times as long: Keras {calls_to_one_call_by_Keras}, fitcore {calls_to_one_call_by_fitcore}"
     both = (calls_to_one_call_by_Keras, calls_to_one_call_by_fitcore)
     if all(ratio.high < NEGLIGIBLE for ratio in both):
         return Verdict(SUPPORTED, figures)
     if all(ratio.low > NEGLIGIBLE for ratio in both):
         return Verdict(REFUTED, figures)
-    return Verdict(DEPENDS, f"on whose loop it is: {figures}")
+    return Verdict(DEPENDS, figures, on="the loop: Keras's or fitcore's")
 
 
 def noise_helps(validation_loss_by_noise: Mapping[str, Effect]) -> Verdict:
@@ -82,7 +83,7 @@ def noise_helps(validation_loss_by_noise: Mapping[str, Effect]) -> Verdict:
         return Verdict(SUPPORTED, f"factor of the validation loss: {figures}")
     if not helps:
         return Verdict(REFUTED, f"factor of the validation loss: {figures}")
-    return Verdict(DEPENDS, f"on the strength: it helps with {', '.join(helps)}; factor of the validation loss: {figures}")
+    return Verdict(DEPENDS, f"factor of the validation loss: {figures}", on=f"the strength: it helps with {', '.join(helps)}")
 
 
 CLAIMS = (

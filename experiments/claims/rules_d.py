@@ -25,7 +25,7 @@ def equal_unattainable(
         return Verdict(SUPPORTED, figures)
     if epochs_equal_while_training.mean == epochs_equal_with_weights_held.mean == 1:
         return Verdict(REFUTED, figures)
-    return Verdict(DEPENDS, f"on whether the weights move; {figures}")
+    return Verdict(DEPENDS, figures, on="whether the weights move")
 
 
 def order_in_batch(
@@ -42,7 +42,7 @@ def order_in_batch(
         return Verdict(SUPPORTED, figures)
     if update_changed_by_order.high <= SIGNIFICANT:
         return Verdict(REFUTED, figures)
-    return Verdict(DEPENDS, f"on the batch: {figures}")
+    return Verdict(DEPENDS, figures, on="the batch")
 
 
 def optimizer_stochastic(
@@ -61,7 +61,9 @@ def optimizer_stochastic(
         return Verdict(NOT_TESTABLE, f"nothing varies; {figures}")
     if repeats_that_differ.mean == 1:
         return Verdict(SUPPORTED, figures)
-    return Verdict(REFUTED if repeats_that_differ.mean == 0 else DEPENDS, figures)
+    if repeats_that_differ.mean == 0:
+        return Verdict(REFUTED, figures)
+    return Verdict(DEPENDS, figures, on="the run")
 
 
 def shuffling_matters(
@@ -71,12 +73,14 @@ def shuffling_matters(
     Supported if the interval lies above, refuted if it lies below, depends otherwise. Beside it: shuffle="batch", which
     permutes rows inside batches only, and what shuffling changes of the final loss (paired by seed)."""
     figures = (
-        f"apart over the way travelled: {weights_apart_by_shuffling}, by order inside batches {weights_apart_by_order_in_batches}; "
-        f"final loss changed by {loss_changed}"
+        f"apart over the way travelled: {weights_apart_by_shuffling}, by order inside batches "
+        f"{weights_apart_by_order_in_batches}; final loss changed by {loss_changed}"
     )
     if weights_apart_by_shuffling.low > SIGNIFICANT:
         return Verdict(SUPPORTED, figures)
-    return Verdict(REFUTED if weights_apart_by_shuffling.high <= SIGNIFICANT else DEPENDS, figures)
+    if weights_apart_by_shuffling.high <= SIGNIFICANT:
+        return Verdict(REFUTED, figures)
+    return Verdict(DEPENDS, figures, on="the run")
 
 
 CLAIMS = (

@@ -18,7 +18,7 @@ def one_call_insufficient(
     figures += f"; training loss of the calls to that of one call: {training_loss_of_calls_to_one_call}"
     if same_bits_by_fitcore.mean == same_bits_by_Keras.mean == 0 and training_loss_of_calls_to_one_call.high < 1:
         return Verdict(SUPPORTED, figures)
-    return Verdict(DEPENDS, f"on the run: {figures}")
+    return Verdict(DEPENDS, figures, on="the run")
 
 
 def calls_for_monitoring(
@@ -35,7 +35,7 @@ def calls_for_monitoring(
         return Verdict(REFUTED, figures)
     if values_of_calls_found_in_one_call.high == 0:
         return Verdict(SUPPORTED, figures)
-    return Verdict(DEPENDS, f"on the value: {figures}")
+    return Verdict(DEPENDS, figures, on="the value")
 
 
 def same_stop(
@@ -49,39 +49,36 @@ def same_stop(
     end with."""
     epochs = epochs_by_hand_less_callback
     figures = (
-        f"epochs by hand less those by the callback: {epochs}; same weights {ends_in_the_same_weights}; loss by hand to loss by the "
-        f"callback: {validation_loss_by_hand_to_callback} in validation, {loss_on_fresh_data_by_hand_to_callback} on fresh data"
+        f"epochs by hand less those by the callback: {epochs}; same weights {ends_in_the_same_weights}; loss by hand to that "
+        f"by the callback: {validation_loss_by_hand_to_callback} in validation, "
+        f"{loss_on_fresh_data_by_hand_to_callback} on fresh data"
     )
     if all(difference == 0 for difference in epochs.values) and ends_in_the_same_weights.mean == 1:
         return Verdict(SUPPORTED, figures)
     if all(difference != 0 for difference in epochs.values) and ends_in_the_same_weights.mean == 0:
         return Verdict(REFUTED, figures)
-    return Verdict(DEPENDS, f"on the run: {figures}")
+    return Verdict(DEPENDS, figures, on="the run")
 
 
 def validation_is_noise(
-    validation_accuracy_above_chance: Effect,
-    validation_loss_gained_in_training: Effect,
-    fresh_loss_above_validation_loss_at_the_chosen_epoch: Effect,
+    accuracy_above_one_half: Effect, change_of_the_validation_loss: Effect, fresh_loss_above_validation_loss: Effect
 ) -> Verdict:
-    """Labels are random, so nothing can be learnt. The accuracy is noise if the interval of its excess over one half holds 0;
-    the loss is noise if the interval of its change from the first to the last epoch holds 0. Supported if both are, refuted
-    if neither is, depends otherwise. Beside it: how much more the loss on fresh data is than on the validation data, at the
-    epoch that these chose."""
-    noise = {
-        "the accuracy": validation_accuracy_above_chance.low <= 0 <= validation_accuracy_above_chance.high,
-        "the loss": validation_loss_gained_in_training.low <= 0 <= validation_loss_gained_in_training.high,
-    }
+    """Labels are random, so nothing can be learnt. The validation accuracy, mean over the epochs, is noise if the interval of
+    its excess over one half holds 0; the validation loss is noise if the interval of its change from the first to the last
+    epoch holds 0. Supported if both are, refuted if neither is, depends otherwise. Beside it: by how much the loss on fresh
+    data exceeds that on the validation data, with the weights that E3 chose by the latter."""
+    accuracy, loss = accuracy_above_one_half, change_of_the_validation_loss
+    noise = {"the accuracy": accuracy.low <= 0 <= accuracy.high, "the loss": loss.low <= 0 <= loss.high}
     figures = (
-        f"accuracy above one half {validation_accuracy_above_chance}; change of the loss {validation_loss_gained_in_training}; "
-        f"loss on fresh data above that in validation, at the chosen epoch: {fresh_loss_above_validation_loss_at_the_chosen_epoch}"
+        f"accuracy above one half {accuracy}; change of the loss {loss}; loss on fresh data above that in validation, with the "
+        f"chosen weights {fresh_loss_above_validation_loss}"
     )
     if all(noise.values()):
         return Verdict(SUPPORTED, figures)
     if not any(noise.values()):
         return Verdict(REFUTED, figures)
-    which = " and ".join(name for name, is_noise in noise.items() if is_noise)
-    return Verdict(DEPENDS, f"on what is looked at: only {which} is noise; {figures}")
+    which = next(name for name, is_noise in noise.items() if is_noise)
+    return Verdict(DEPENDS, figures, on=f"what is looked at: only {which} is noise")
 
 
 CLAIMS = (

@@ -70,6 +70,22 @@ def paired_ratio(after: Any, before: Any) -> Effect:
     return Effect(math.exp(log.mean), math.exp(log.low), math.exp(min(log.high, 700.0)), log.n, "times", values)
 
 
+def median_ratio(after: Any, before: Any) -> Effect:
+    """The median of the pairs' ratios, with its exact interval by order statistics: for times, a few of which are far off.
+
+    Raises:
+      ValueError: for lists of different lengths.
+    """
+    a, b = np.asarray(after, np.float64), np.asarray(before, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"`after` and `before` must be two lists of the same length. Received: shapes {a.shape} and {b.shape}")
+    ratios, n = np.sort(a / b), len(a)
+    # The k-th lowest and the k-th highest hold the median unless fewer than k values are on one side of it.
+    k = max((k for k in range(n // 2 + 1) if 2 * sum(math.comb(n, i) for i in range(k)) <= 0.05 * 2**n), default=0)
+    low, high = (float(ratios[k - 1]), float(ratios[n - k])) if k else (-math.inf, math.inf)
+    return Effect(float(np.median(ratios)), low, high, n, "times", tuple((a / b).tolist()))
+
+
 def share(happened: Sequence[bool]) -> Effect:
     """How often something happens, from yes or no per seed: the exact interval of Clopper and Pearson (1934)."""
     n, k = len(happened), sum(map(bool, happened))
