@@ -48,13 +48,16 @@ class Task:
 
     Attributes:
       arrays: seed -> (x, y, x_val, y_val, x_fresh, y_fresh).
+      validation_batch_size: as in fit.
     """
 
     restarts: Restarts
     arrays: Callable[[int], tuple[Any, ...]]
+    validation_batch_size: int | None = None
 
     def fit(self, seed: int, fit: Fit, model: keras.Model, **arguments: Any) -> keras.callbacks.History:
         x, y, x_val, y_val, _, _ = self.arrays(seed)
+        arguments["validation_batch_size"] = self.validation_batch_size
         return fit(model, x, y, validation_data=(x_val, y_val), verbose=0, **arguments)
 
     def losses(self, seed: int, model: keras.Model) -> list[float]:
@@ -259,7 +262,7 @@ def on_digits(findings: Findings) -> dict[str, list[Ended]]:
     findings.used(f"{digits.about}; of these 500 to train on, the next 500 to validate on, those to test on as fresh data")
     x, y = digits.x, digits.y
     arrays = (x[:500], y[:500], x[500:1000], y[500:1000], digits.x_test, digits.y_test)
-    task = Task(Restarts(digits_model), lambda seed: arrays)
+    task = Task(Restarts(digits_model), lambda seed: arrays, validation_batch_size=500)
     return {name: [ended(task, seed, way) for seed in seeds] for name, way in WAYS.items()}
 
 
@@ -329,7 +332,10 @@ def main(directory: launch.RunDirectory) -> dict[str, Any]:
     findings.settle(
         "E-d",
         accuracy_above_one_half=mean_of(curves[:, 2].mean(1) - 0.5, "%"),
-        change_of_the_validation_loss=paired(curves[:, 1, -1], curves[:, 1, 0]),
+        change_of_the_validation_loss_as_long_as_E1=paired(curves[:, 1, -1], curves[:, 1, 0]),
+        change_of_the_validation_loss_as_long_as_E2_may_be=paired(
+            [end.losses[0] for end in ends["not at all"]], curves[:, 1, 0]
+        ),
         fresh_loss_above_validation_loss=paired([end.losses[1] for end in third], [end.losses[0] for end in third]),
     )
     with_digits = on_digits(findings)

@@ -61,17 +61,25 @@ def same_stop(
 
 
 def validation_is_noise(
-    accuracy_above_one_half: Effect, change_of_the_validation_loss: Effect, fresh_loss_above_validation_loss: Effect
+    accuracy_above_one_half: Effect,
+    change_of_the_validation_loss_as_long_as_E1: Effect,
+    change_of_the_validation_loss_as_long_as_E2_may_be: Effect,
+    fresh_loss_above_validation_loss: Effect,
 ) -> Verdict:
     """Labels are random, so nothing can be learnt. The validation accuracy, mean over the epochs, is noise if the interval of
-    its excess over one half holds 0; the validation loss is noise if the interval of its change from the first to the last
-    epoch holds 0. Supported if both are, refuted if neither is, depends otherwise. Beside it: by how much the loss on fresh
-    data exceeds that on the validation data, with the weights that E3 chose by the latter."""
-    accuracy, loss = accuracy_above_one_half, change_of_the_validation_loss
-    noise = {"the accuracy": accuracy.low <= 0 <= accuracy.high, "the loss": loss.low <= 0 <= loss.high}
+    its excess over one half holds 0; the validation loss is noise if the interval of its change from the first epoch holds 0,
+    both at E1's end and at the last epoch that E2 and E3 allow. Supported if both are, refuted if neither is, depends
+    otherwise. Beside it: by how much the loss on fresh data exceeds that on the validation data, with the weights that E3
+    chose by the latter."""
+    accuracy = accuracy_above_one_half
+    changes = (change_of_the_validation_loss_as_long_as_E1, change_of_the_validation_loss_as_long_as_E2_may_be)
+    noise = {
+        "the accuracy": accuracy.low <= 0 <= accuracy.high,
+        "the loss": all(change.low <= 0 <= change.high for change in changes),
+    }
     figures = (
-        f"accuracy above one half {accuracy}; change of the loss {loss}; loss on fresh data above that in validation, with the "
-        f"chosen weights {fresh_loss_above_validation_loss}"
+        f"accuracy above one half {accuracy}; change of the loss {changes[0]} at E1's end, {changes[1]} at the last epoch that E2 "
+        f"allows; loss on fresh data above that in validation, with the chosen weights {fresh_loss_above_validation_loss}"
     )
     if all(noise.values()):
         return Verdict(SUPPORTED, figures)
