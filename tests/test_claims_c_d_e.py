@@ -7,7 +7,7 @@ import inspect
 import numpy as np
 import pytest
 
-from experiments import report
+from experiments import repeated_fits, report
 from experiments.claims import rules_c, rules_d, rules_e
 from experiments.claims.statistics import Effect, mean_of, median_ratio
 from tests.test_claims import ALL, LESS, MORE, NONE, SAME, SOME, about, unsure
@@ -147,3 +147,15 @@ def test_a_median_of_ratios_ignores_what_is_far_off():
     assert median_ratio([2.0, 3.0], [1.0, 1.0]).high == np.inf
     with pytest.raises(ValueError, match="same length"):
         median_ratio([1.0, 2.0], [1.0])
+
+
+def test_by_hand_stops_after_more_than_patience_in_a_row(monkeypatch):
+    curve = iter([3.0, 2.0, *[2.0] * 10, 1.9, *[5.0] * 50])  # ten that are no better, one that is, and then none
+
+    class Scripted:
+        def fit(self, seed, fit, model, epochs):
+            return type("History", (), {"history": {"val_loss": [next(curve)]}})
+
+    monkeypatch.setattr(repeated_fits, "MOST", type("Flag", (), {"value": 100}))
+    monkeypatch.setattr(repeated_fits, "PATIENCE", type("Flag", (), {"value": 10}))
+    assert repeated_fits.by_hand(Scripted(), 0, None) == 13 + 11

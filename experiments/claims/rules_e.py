@@ -78,8 +78,8 @@ def validation_is_noise(
         "the loss": all(change.low <= 0 <= change.high for change in changes),
     }
     figures = (
-        f"accuracy above one half {accuracy}; change of the loss {changes[0]} at E1's end, {changes[1]} at the last epoch that E2 "
-        f"allows; loss on fresh data above that in validation, with the chosen weights {fresh_loss_above_validation_loss}"
+        f"accuracy above one half {accuracy}; change of the loss {changes[0]} at E1's end, {changes[1]} at the last epoch that "
+        f"E2 allows; loss on fresh data above that in validation, with the chosen weights {fresh_loss_above_validation_loss}"
     )
     if all(noise.values()):
         return Verdict(SUPPORTED, figures)
