@@ -74,16 +74,21 @@ def overhead_negligible(calls_to_one_call_by_Keras: Effect, calls_to_one_call_by
     return Verdict(DEPENDS, figures, on="the loop: Keras's or fitcore's")
 
 
-def noise_helps(validation_loss_by_noise: Mapping[str, Effect]) -> Verdict:
-    """For each strength of noise, the factor by which fresh noise on the inputs in each epoch changes the validation loss at
-    the end. Supported if it lowers it at every strength (interval below 1), refuted if at none, depends otherwise."""
-    figures = ", ".join(f"noise {strength}: {factor}" for strength, factor in validation_loss_by_noise.items())
-    helps = [strength for strength, factor in validation_loss_by_noise.items() if factor.high < 1]
-    if len(helps) == len(validation_loss_by_noise):
-        return Verdict(SUPPORTED, f"factor of the validation loss: {figures}")
+def noise_helps(
+    validation_loss_at_the_end_by_noise: Mapping[str, Effect], lowest_validation_loss_by_noise: Mapping[str, Effect]
+) -> Verdict:
+    """For each strength of noise, the factor by which fresh noise on the inputs in each epoch changes the validation loss, at
+    the end and at its lowest. Supported if it lowers both at every strength (intervals below 1), refuted if none at any,
+    depends otherwise."""
+    factors = {f"noise {s}, at the end": factor for s, factor in validation_loss_at_the_end_by_noise.items()}
+    factors |= {f"noise {s}, at its lowest": factor for s, factor in lowest_validation_loss_by_noise.items()}
+    figures = "factor of the validation loss: " + "; ".join(f"{name}: {factor}" for name, factor in factors.items())
+    helps = [name for name, factor in factors.items() if factor.high < 1]
+    if len(helps) == len(factors):
+        return Verdict(SUPPORTED, figures)
     if not helps:
-        return Verdict(REFUTED, f"factor of the validation loss: {figures}")
-    return Verdict(DEPENDS, f"factor of the validation loss: {figures}", on=f"the strength: it helps with {', '.join(helps)}")
+        return Verdict(REFUTED, figures)
+    return Verdict(DEPENDS, figures, on=f"how strong and when: it helps with {'; '.join(helps)} only")
 
 
 CLAIMS = (
