@@ -8,7 +8,7 @@ from experiments.claims.statistics import Effect
 from experiments.claims.verdicts import DEPENDS, NOT_TESTABLE, REFUTED, SUPPORTED, Claim, Verdict
 from experiments.claims.words import short
 
-NEGLIGIBLE = 1.05  # times as long
+NEGLIGIBLE = 1.10  # times as long
 
 
 def calls_explore(
