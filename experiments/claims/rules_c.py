@@ -64,7 +64,7 @@ def schedule_compounds(as_written: str, rate_in_epoch: Mapping[int, float]) -> V
 
 def overhead_negligible(calls_to_one_call_by_Keras: Effect, calls_to_one_call_by_fitcore: Effect) -> Verdict:
     """How many times as long calls of one epoch take as one call of as many epochs, warm, in turns (median). Negligible is up
-    to 1.05 times. Supported if the intervals of both lie below, refuted if both lie above, depends otherwise."""
+    to 1.10 times. Supported if the intervals of both lie below, refuted if both lie above, depends otherwise."""
     figures = f"times as long: Keras {calls_to_one_call_by_Keras}, fitcore {calls_to_one_call_by_fitcore}"
     both = (calls_to_one_call_by_Keras, calls_to_one_call_by_fitcore)
     if all(ratio.high < NEGLIGIBLE for ratio in both):
