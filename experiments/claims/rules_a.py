@@ -38,8 +38,8 @@ def more_passes(
     }
     figures = (
         f"A1: distance left {distance_left_A1}, A2: accuracy gained {accuracy_gained_A2}, later test loss "
-        f"{test_loss_later_A2}, A3: error left {error_left_A3}; one pass over ten times the digits against ten passes, accuracy: "
-        f"{one_pass_over_ten_times_the_digits_A2}"
+        f"{test_loss_later_A2}, A3: error left {error_left_A3}; one pass over ten times the digits against ten passes, "
+        f"accuracy: {one_pass_over_ten_times_the_digits_A2}"
     )
     if all(holds.values()) and more_than(test_loss_later_A2, 1.0):
         return Verdict(DEPENDS, figures, on="how many: all three examples improve, but A2 overfits later")
