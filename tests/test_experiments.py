@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing.flagsaver import flagsaver
 
 from experiments import report
-from experiments.claims import markdown
+from experiments.claims import data, markdown
 from experiments.claims.question import Findings, Question, raised
 from experiments.claims.statistics import mean_of
 from experiments.claims.verdicts import REFUTED, SUPPORTED, Claim, Verdict, more_than
@@ -121,8 +122,11 @@ def test_a_finished_question_is_not_run_again(tmp_path, monkeypatch, capsys):
 )
 def test_a_question_runs_from_its_examples_to_its_verdicts(command, tmp_path):
     module, *own_flags = command.split()
-    folder = tmp_path / "run"
-    full = [sys.executable, "-m", f"experiments.{module}", f"--logdir={folder}", "--repeats=2", *own_flags]
+    folder, few = tmp_path / "run", tmp_path / "few.npz"
+    digits = data.digits()
+    images, images_test = ((255 * x).astype("uint8") for x in (digits.x[:400], digits.x_test[:100]))
+    np.savez(few, x_train=images, y_train=digits.y[:400], x_test=images_test, y_test=digits.y_test[:100])
+    full = [sys.executable, "-m", f"experiments.{module}", f"--logdir={folder}", f"--mnist={few}", "--repeats=2", *own_flags]
     subprocess.run(full, check=True, cwd=report.ROOT, stdout=subprocess.PIPE)
     result = json.loads((folder / "result.json").read_text())
     letter = result["question"]
