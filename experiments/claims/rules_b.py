@@ -69,8 +69,8 @@ def decay_is_precise(
     is, depends if some are; not testable if intervals are too wide to say."""
     effects = {
         "for the line": distance_left_of_the_line,
-        "for the digits, as written": loss_of_digits_as_written,
-        "for the digits, twice as long": loss_of_digits_later,
+        "for the digits as written": loss_of_digits_as_written,
+        "for the digits trained twice as long": loss_of_digits_later,
     }
     figures = ", ".join(f"{effect} {what}" for what, effect in effects.items())
     return verdict_of({what: less_than(effect, 0.95) for what, effect in effects.items()}, f"decay leaves {figures}")

@@ -112,7 +112,7 @@ def verdict_of(holds: Mapping[str, Truth], figures: str) -> Verdict:
     if len(no) == len(holds):
         return Verdict(REFUTED, figures)
     if yes and no:
-        return Verdict(DEPENDS, figures, on=f"the case: it holds {', '.join(yes)}, not {', '.join(no)}")
+        return Verdict(DEPENDS, figures, on=f"the case: it holds {' and '.join(yes)}, not {' or '.join(no)}")
     unknown = ", ".join(case for case in holds if case not in (*yes, *no))
     return Verdict(NOT_TESTABLE, f"with so few seeds it can't be told {unknown}: {figures}")
 
