@@ -33,7 +33,8 @@ from experiments.claims.rules_b import CLAIMS
 from experiments.claims.statistics import mean_of, paired, paired_ratio, share
 from fitcore import launch
 
-EPOCHS = flags.DEFINE_integer("epochs_B1", 10, "Epochs of B1, B2 and the sweeps.", lower_bound=4)
+EPOCHS = flags.DEFINE_integer("epochs_B1", 10, "Epochs of B1 and B2.", lower_bound=4)
+SWEEP_EPOCHS = flags.DEFINE_integer("sweep_epochs", None, "Epochs of the sweeps over rates. Default: 5, --full: 10.", 4)
 EPOCHS_B3 = flags.DEFINE_integer("epochs_B3", 20, "Most epochs of B3.", lower_bound=2)
 PATIENCE = flags.DEFINE_integer("patience_B3", 5, "Epochs without improvement after which B3 stops.", lower_bound=1)
 SMALL_BATCH = flags.DEFINE_integer("noisy_batch", 4, "Batch that stands for noise, beside 32.", lower_bound=1)
@@ -41,7 +42,7 @@ SMALL_BATCH = flags.DEFINE_integer("noisy_batch", 4, "Batch that stands for nois
 QUESTION = Question("B", "How parameters converge", CLAIMS)
 SGD_RATES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # --full adds one between each two
 ADAM_RATES = (1e-3, 1e-2, 1e-1)
-NOISE = fitcore.GradientNoise(per_layer=False, decay=1.0)
+NOISE = fitcore.GradientNoise(every=5, per_layer=False, decay=1.0)
 
 Split = data.Split
 
@@ -120,6 +121,11 @@ def is_wild(losses: Sequence[float]) -> bool:
     return bool(not np.isfinite(losses).all() or losses[-1] > math.log(10) or rises >= 1 / 3)
 
 
+def sweep_epochs() -> int:
+    """Epochs of the sweeps over rates."""
+    return int(SWEEP_EPOCHS.value or (10 if FULL.value else 5))
+
+
 class Sweep:
     """Training runs over rates and seeds: epoch losses [rate, seed, epoch] and losses over all training digits at the end."""
 
@@ -130,7 +136,7 @@ class Sweep:
         self.ends = np.array([[end for _, end in row] for row in runs])
 
     def train(self, rate: float, seed: int, batch_size: int = 32) -> tuple[list[float], float]:
-        """As many updates as B1 makes, whatever the batch size."""
+        """As many updates as batches of 32 make, whatever the batch size."""
         model = self.restarts.start(seed)
         model.optimizer.learning_rate = rate
         steps = -(-len(self.digits.x) // 32)
@@ -139,7 +145,7 @@ class Sweep:
             source |= {"steps_per_epoch": steps}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
-            history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=EPOCHS.value, **source).history
+            history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
         return history["loss"], training_loss(model, self.digits)
 
     @property
@@ -320,7 +326,7 @@ def draw(axes: Any, sgd: Sweep, adam: Sweep, shares: dict[str, Any]) -> None:
         axes[0].plot(sweep.rates, np.nanmean(ends, 1), "o-", label=name)
     axes[0].axhline(math.log(10), color="k", linestyle=":", linewidth=0.8, label="guessing")
     axes[0].set(xscale="log", yscale="log", xlabel="learning rate", ylabel="training loss (mean, range over seeds)")
-    axes[0].set(title=f"after {EPOCHS.value} epochs")
+    axes[0].set(title=f"after {sweep_epochs()} epochs")
     axes[0].legend()
     for rate, curves in zip(sgd.rates, sgd.curves):
         axes[1].plot(np.arange(1, curves.shape[1] + 1), curves.mean(0), label=f"{rate:g}")

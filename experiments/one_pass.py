@@ -39,7 +39,6 @@ ORDERS = flags.DEFINE_integer("orders", 4, "Orders of the data from which the no
 
 QUESTION = Question("A", "One pass or many: successive training against a single training iteration", CLAIMS)
 NOISE = fitcore.GradientNoise(every=10, per_layer=False, decay=1.0)
-HORIZONS = (1, 5, 25, 125)  # updates
 
 Split = data.Split
 
@@ -98,18 +97,24 @@ def loss_of(model: keras.Model, x: Any, y: Any) -> float:
     return float(evaluated(model, x, y)[0])
 
 
+def horizons(digits: Split) -> list[int]:
+    """Numbers of updates after which a displacement is looked at; the last is an epoch's."""
+    epoch = -(-len(digits.x) // 32)
+    return [*(n for n in (1, 5, 25) if n < epoch), epoch]
+
+
 def displacement_noise(model: keras.Model, digits: Split, seed: int) -> list[float]:
-    """The share of noise in the displacement after HORIZONS updates from the model's weights: its variance over orders of
+    """The share of noise in the displacement after `horizons` updates from the model's weights: its variance over orders of
     the data, over its mean square. The weights are put back."""
     engine, start = fitcore.Engine.of_compiled(model), model.get_weights()
-    moved: list[list[Any]] = [[] for _ in HORIZONS]
+    moved: list[list[Any]] = [[] for _ in horizons(digits)]
     for order in range(ORDERS.value):
         model.set_weights(start)
         shuffle = fitcore.Reshuffle(1000 * seed + order)
         stream = fitcore.Stream(fitcore.make_source(digits.x, digits.y, batch_size=32, shuffle=shuffle))
         stream.begin_epoch()
         done = 0
-        for into, horizon in zip(moved, HORIZONS):
+        for into, horizon in zip(moved, horizons(digits)):
             engine.train(stream, steps=horizon - done, record=["step/loss"])
             done = horizon
             into.append(np.concatenate([np.ravel(now - was) for now, was in zip(model.get_weights(), start)]))
@@ -300,7 +305,7 @@ def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
             f"{name}: measured, where no example is drawn twice in an epoch": mean_of(measured, "%"),
         }
     findings.beyond("what the gradient noise says of A-b: noise in single updates and in an epoch's displacement, SGD", found)
-    return {when: np.array(rows) for when, rows in shares.items()}
+    return {"updates": np.array(horizons(digits)), **{when: np.array(rows) for when, rows in shares.items()}}
 
 
 def shuffle_quirk(findings: Findings, digits: Split, runs: Sequence[Any]) -> None:
@@ -339,8 +344,8 @@ def draw(axes: Any, second: dict[str, Any], displaced: dict[str, Any]) -> None:
     axes[0].set(xscale="log", yscale="log", xlabel="epochs", ylabel="test loss (mean, range over seeds)", title="A2")
     axes[0].legend()
     for name, shares in {"from fresh weights": displaced["start"], "after training": displaced["late"]}.items():
-        axes[1].fill_between(HORIZONS, shares.min(0), shares.max(0), alpha=0.2, linewidth=0)
-        axes[1].plot(HORIZONS, shares.mean(0), "o-", label=name)
+        axes[1].fill_between(displaced["updates"], shares.min(0), shares.max(0), alpha=0.2, linewidth=0)
+        axes[1].plot(displaced["updates"], shares.mean(0), "o-", label=name)
     axes[1].set(xscale="log", ylim=(0, 1), xlabel="updates", ylabel="share of noise in the displacement", title="A2 by SGD")
     axes[1].legend()
 

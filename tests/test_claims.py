@@ -21,7 +21,7 @@ def unsure(center: float) -> Effect:
     return Effect(center, center - 1, center + 1, 10)
 
 
-MORE, LESS, SAME = about(1.5), about(0.5), unsure(1.0)
+MORE, LESS, SAME, UNSURE = about(1.5), about(0.5), about(1.0, 0.005), unsure(1.0)
 NONE, ALL, SOME = Effect(0.0, 0.0, 0.31, 10), Effect(1.0, 0.69, 1.0, 10), Effect(0.5, 0.19, 0.81, 10)
 
 PASSES = {
@@ -49,7 +49,7 @@ LATE = {
     "test_loss_by_dropout_after_one_epoch": SAME,
     "test_loss_by_dropout_later": LESS,
     "test_error_by_L2_after_one_epoch": SAME,
-    "test_error_by_L2_later": SAME,
+    "test_error_by_L2_later": UNSURE,
     "kernel_norm_by_L2_after_one_epoch": Effect(0.997, 0.996, 0.998, 10),  # certain, but less than 1 %: doesn't show
     "kernel_norm_by_L2_later": LESS,
 }
@@ -74,40 +74,46 @@ CASES = [
     ("A-a", PASSES, "supported"),
     ("A-a", PASSES | {"test_loss_later_A2": MORE}, "depends"),  # it overfits later
     ("A-a", PASSES | {"error_left_A3": SAME}, "depends"),
-    ("A-a", PASSES | {"accuracy_gained_A2": unsure(0), "distance_left_A1": MORE, "error_left_A3": SAME}, "refuted"),
+    ("A-a", PASSES | {"error_left_A3": UNSURE}, "not testable"),
+    ("A-a", PASSES | {"accuracy_gained_A2": about(0.001), "distance_left_A1": MORE, "error_left_A3": SAME}, "refuted"),
     ("A-b", NOISE, "supported"),
     ("A-b", NOISE | {"noise_in_an_epoch_after_training": about(0.6)}, "depends"),
-    ("A-b", NOISE | {"fallen_by_at_the_start": unsure(0), "fallen_by_after_training": about(0.1)}, "refuted"),
+    ("A-b", NOISE | {"noise_in_an_epoch_after_training": unsure(0.5)}, "not testable"),
+    ("A-b", NOISE | {"fallen_by_at_the_start": about(0.1), "fallen_by_after_training": about(0.1)}, "refuted"),
     (
         "A-b",
         NOISE | {"noise_in_one_update_at_the_start": about(0.01), "noise_in_one_update_after_training": about(0.02)},
         "not testable",
     ),
     ("A-c", BARRIERS, "refuted"),
-    ("A-c", BARRIERS | {"runs_with_a_barrier_A2": SOME}, "depends"),
+    ("A-c", BARRIERS | {"runs_with_a_barrier_A2": ALL}, "depends"),
+    ("A-c", BARRIERS | {"runs_with_a_barrier_A2": SOME}, "not testable"),
     ("A-c", dict.fromkeys(BARRIERS, ALL), "supported"),
     ("A-d", LATE, "supported"),
     ("A-d", LATE | {"test_loss_by_dropout_after_one_epoch": MORE}, "depends"),
-    ("A-d", LATE | {"kernel_norm_by_L2_later": SAME}, "depends"),
+    ("A-d", LATE | {"test_error_by_L2_later": SAME, "kernel_norm_by_L2_later": SAME}, "depends"),
     ("A-d", LATE | {"test_loss_by_dropout_after_one_epoch": MORE, "kernel_norm_by_L2_after_one_epoch": LESS}, "refuted"),
-    ("A-d", LATE | {"test_loss_by_dropout_later": SAME, "kernel_norm_by_L2_later": SAME}, "not testable"),
+    ("A-d", LATE | {"test_loss_by_dropout_later": UNSURE}, "not testable"),
     ("A-e", {"updates_in_one_epoch": {"A1": 4, "A2": 125}}, "refuted"),
     ("A-e", {"updates_in_one_epoch": {"A1": 1, "A2": 125}}, "depends"),
     ("A-e", {"updates_in_one_epoch": {"A1": 1, "A2": 1}}, "supported"),
     ("B-a", RATES, "supported"),
     ("B-a", RATES | {"loss_by_the_smallest_rate": SAME}, "depends"),
+    ("B-a", RATES | {"loss_by_the_smallest_rate": UNSURE}, "not testable"),
     ("B-a", RATES | {"runs_that_oscillate_or_diverge_at_the_best_rate": ALL}, "depends"),  # they do whatever the rate
     (
         "B-a",
-        RATES | {"loss_by_the_smallest_rate": SAME, "runs_that_oscillate_or_diverge_at_the_largest_rate": SOME},
+        RATES | {"loss_by_the_smallest_rate": SAME, "runs_that_oscillate_or_diverge_at_the_largest_rate": NONE},
         "refuted",
     ),
     ("B-b", ADAM, "supported"),
     ("B-b", ADAM | {"loss_of_Adam_tuned": SAME}, "depends"),
     ("B-b", ADAM | {"loss_by_noise_Adam_over_SGD": MORE}, "depends"),
+    ("B-b", ADAM | {"loss_by_noise_Adam_over_SGD": UNSURE}, "not testable"),
     ("B-b", dict.fromkeys(ADAM, MORE), "refuted"),
     ("B-c", DECAY, "supported"),
     ("B-c", DECAY | {"loss_of_digits_later": SAME}, "depends"),
+    ("B-c", DECAY | {"distance_left_of_the_line": UNSURE}, "not testable"),
     ("B-c", dict.fromkeys(DECAY, MORE), "refuted"),
     ("B-d", {"examples_in_an_update": {"fewest": 32, "most": 32}}, "refuted"),
     ("B-d", {"examples_in_an_update": {"fewest": 1, "most": 32}}, "depends"),
@@ -130,6 +136,6 @@ def test_every_claim_can_go_either_way():
 
 def test_every_rule_says_in_words_what_it_does():
     for claim in SETTLED.values():
-        words = inspect.getdoc(claim.rule)
+        words = " ".join(inspect.getdoc(claim.rule).split())
         assert "upported if" in words
         assert "efuted if" in words

@@ -1,13 +1,16 @@
 """The questions as they are run: from the command line, into a report."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing.flagsaver import flagsaver
 
 from experiments import report
-from experiments.claims import markdown
+from experiments.claims import data, markdown
 from experiments.claims.question import Findings, Question, raised
 from experiments.claims.statistics import mean_of
 from experiments.claims.verdicts import REFUTED, SUPPORTED, Claim, Verdict, more_than
@@ -106,6 +109,40 @@ def test_a_finished_question_is_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(report.MODULES, "A", "no_such_module")
     with flagsaver(quick=True, only=["A"], runs=str(tmp_path / "others")), pytest.raises(SystemExit, match="No module named"):
         report.main(["report"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "one_pass --later_epochs=3 --many_epochs=2 --orders=2",
+        "convergence --epochs_B1=4 --epochs_B3=3 --patience_B3=1",
+    ],
+    ids=lambda command: command.partition(" ")[0],
+)
+def test_a_question_runs_from_its_examples_to_its_verdicts(command, tmp_path):
+    module, *own_flags = command.split()
+    folder, few = tmp_path / "run", tmp_path / "few.npz"
+    digits = data.digits()
+    images, images_test = ((255 * x).astype("uint8") for x in (digits.x[:400], digits.x_test[:100]))
+    np.savez(few, x_train=images, y_train=digits.y[:400], x_test=images_test, y_test=digits.y_test[:100])
+    full = [sys.executable, "-m", f"experiments.{module}", f"--logdir={folder}", f"--mnist={few}", "--repeats=2", *own_flags]
+    subprocess.run(full, check=True, cwd=report.ROOT, stdout=subprocess.PIPE)
+    result = json.loads((folder / "result.json").read_text())
+    letter = result["question"]
+    assert report.MODULES[letter] == module
+    assert [example["id"] for example in result["examples"]] == [f"{letter}{i}" for i in (1, 2, 3)]
+    assert [claim["id"] for claim in result["claims"]] == [claim for claim in report.CLAIMS if claim[0] == letter]
+    assert result["data"]
+    for plot in result["plots"]:
+        assert (folder / plot["file"]).stat().st_size > 10_000
+    events = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("events*")}
+    assert {"findings", f"{letter}1", f"{letter}2", f"{letter}3"} <= events
+    if letter == "B":
+        failures = {example["id"]: example["as_written"].partition(":")[0] for example in result["examples"]}
+        assert failures == {"B1": "runs", "B2": "TypeError", "B3": "ValueError"}
+        same = [value for name, value in [*result["examples"][1]["found"].items()] if "bits" in name]
+        assert same == [True, True]
 
 
 def test_an_unknown_question_is_named():

@@ -24,7 +24,7 @@ def noise_shares(noise: NoiseCurves, pieces: int = 3) -> list[float]:
     return [float(np.nansum(per_batch[part]) / np.nansum(noise.batch_grad_norm_sq[part])) for part in parts]
 
 
-def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 11) -> float:
+def barrier(loss: Callable[[], float], model: keras.Model, start: Sequence[Any], end: Sequence[Any], points: int = 9) -> float:
     """The highest loss on the straight line between two sets of weights, over that at the higher end, relative to that."""
     losses = []
     for t in np.linspace(0.0, 1.0, points):

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.claims.statistics import Effect
-from experiments.claims.verdicts import DEPENDS, NOT_TESTABLE, REFUTED, SUPPORTED, Claim, Verdict, more_than
+from experiments.claims.verdicts import (
+    DEPENDS,
+    NOT_TESTABLE,
+    Claim,
+    Truth,
+    Verdict,
+    both,
+    either,
+    less_than,
+    more_than,
+    opposite,
+    verdict_of,
+)
 
 
 def more_passes(
@@ -15,24 +27,23 @@ def more_passes(
     test_loss_later_A2: Effect,
     one_pass_over_ten_times_the_digits_A2: Effect,
 ) -> Verdict:
-    """Supported if more epochs improve all three examples on data not trained on (A2: accuracy gained above 0; A1, A3: the
-    factor of what is left below 1) and A2's test loss does not grow in the epochs after those; refuted if they improve none;
-    depends otherwise. What one pass over ten times the digits gains over ten passes, at as many updates, is shown beside it."""
-    improves = {
-        "A1": distance_left_A1.high < 1,
-        "A2": bool(more_than(accuracy_gained_A2)),
-        "A3": error_left_A3.high < 1,
+    """More epochs improve an example if on data not trained on they gain more than half a point of accuracy (A2), or leave less
+    than 0.95 of the distance (A1) or of the error (A3). Supported if they improve all three, refuted if none; depends if only
+    some, or if all but A2's test loss grows again in the epochs that follow; not testable if intervals are too wide to say.
+    What one pass over ten times the digits gains over ten passes, at as many updates, is shown beside it."""
+    holds = {
+        "in A1": less_than(distance_left_A1, 0.95),
+        "in A2": more_than(accuracy_gained_A2, 0.005),
+        "in A3": less_than(error_left_A3, 0.95),
     }
-    better = [name for name, does in improves.items() if does]
-    data = f"one pass over ten times the digits against ten passes, accuracy: {one_pass_over_ten_times_the_digits_A2}"
-    if not better:
-        return Verdict(REFUTED, f"more epochs improve none of the examples; {data}")
-    if len(better) < len(improves):
-        return Verdict(DEPENDS, f"more epochs improve {', '.join(better)} only; {data}", on="the example")
-    if more_than(test_loss_later_A2, 1.0):
-        what = f"all three examples improve, but A2's test loss grows again later, {test_loss_later_A2}"
-        return Verdict(DEPENDS, f"{what}; {data}", on="how many: after enough it overfits")
-    return Verdict(SUPPORTED, f"all three examples improve; {data}")
+    figures = (
+        f"A1: distance left {distance_left_A1}, A2: accuracy gained {accuracy_gained_A2}, later test loss "
+        f"{test_loss_later_A2}, A3: error left {error_left_A3}; one pass over ten times the digits against ten passes, "
+        f"accuracy: {one_pass_over_ten_times_the_digits_A2}"
+    )
+    if all(holds.values()) and more_than(test_loss_later_A2, 1.0):
+        return Verdict(DEPENDS, figures, on="how many: all three examples improve, but A2 overfits later")
+    return verdict_of(holds, figures)
 
 
 def noise_averages_out(
@@ -44,24 +55,22 @@ def noise_averages_out(
     noise_in_an_epoch_after_training: Effect,
 ) -> Verdict:
     """The share of noise in a displacement is its variance over orders of the data, over its mean square. It averages out
-    where that share falls from one update to one epoch of updates (interval below 0) and ends below one half, so that the
-    displacement is mostly signal. Supported if it does at the start and after training; depends if at one of them; refuted if
-    at neither; not testable if single updates hold less than a tenth of noise at both, so that there is none to average out."""
+    where that share falls from one update to one epoch of updates (below 0) and ends below one half, so that the
+    displacement is mostly signal. Supported if it does both at the start and after training; depends if at one of them; refuted
+    if at neither; not testable if single updates hold less than a tenth of noise at both, so that there is none to average out,
+    or if intervals are too wide to say."""
     if max(noise_in_one_update_at_the_start.high, noise_in_one_update_after_training.high) < 0.1:
         return Verdict(NOT_TESTABLE, "single updates hold hardly any noise here")
-    start = fallen_by_at_the_start.high < 0 and noise_in_an_epoch_at_the_start.high < 0.5
-    late = fallen_by_after_training.high < 0 and noise_in_an_epoch_after_training.high < 0.5
+    holds = {
+        "at the start": both(less_than(fallen_by_at_the_start, 0), less_than(noise_in_an_epoch_at_the_start, 0.5)),
+        "after training": both(less_than(fallen_by_after_training, 0), less_than(noise_in_an_epoch_after_training, 0.5)),
+    }
     figures = (
         f"noise in one update and in an epoch's displacement: {noise_in_one_update_at_the_start} and "
         f"{noise_in_an_epoch_at_the_start} at the start, {noise_in_one_update_after_training} and "
         f"{noise_in_an_epoch_after_training} after training"
     )
-    if start and late:
-        return Verdict(SUPPORTED, figures)
-    if start or late:
-        where = "at the start" if start else "after training"
-        return Verdict(DEPENDS, figures, on=f"how far training is: it does {where} only")
-    return Verdict(REFUTED, figures)
+    return verdict_of(holds, figures)
 
 
 def escapes_minima(
@@ -69,15 +78,14 @@ def escapes_minima(
 ) -> Verdict:
     """A barrier is a training loss on the straight line from the weights after one epoch to the last ones that exceeds that
     after one epoch by more than 0.1 %. Where there is none, the loss falls from the former to the latter without any way up:
-    the former were in no minimum, and none was escaped. Refuted if in all examples barriers are in less than half of the runs
-    (interval), supported if in all they are in more than half, depends otherwise."""
-    shares = {"A1": runs_with_a_barrier_A1, "A2": runs_with_a_barrier_A2, "A3": runs_with_a_barrier_A3}
-    figures = ", ".join(f"{name} {effect}" for name, effect in shares.items())
-    if all(effect.high < 0.5 for effect in shares.values()):
-        return Verdict(REFUTED, f"it goes downhill all the way from where one epoch ends; runs with a barrier: {figures}")
-    if all(effect.low > 0.5 for effect in shares.values()):
-        return Verdict(SUPPORTED, f"runs with a barrier: {figures}, of {barrier_A2} of the loss in A2")
-    return Verdict(DEPENDS, f"runs with a barrier: {figures}", on="the example")
+    the former were in no minimum, and none was escaped. Supported if in all examples there are barriers in more than half of
+    the runs, refuted if in all in less than half, depends if the examples differ; not testable if intervals are too wide."""
+    shares = {"in A1": runs_with_a_barrier_A1, "in A2": runs_with_a_barrier_A2, "in A3": runs_with_a_barrier_A3}
+    figures = ", ".join(f"{effect} {name}" for name, effect in shares.items())
+    return verdict_of(
+        {name: more_than(effect, 0.5) for name, effect in shares.items()},
+        f"runs with a way up between where one epoch ends and where training ends: {figures} (A2: by {barrier_A2})",
+    )
 
 
 def shows_late(
@@ -89,42 +97,39 @@ def shows_late(
     kernel_norm_by_L2_later: Effect,
 ) -> Verdict:
     """Each effect is the factor by which something differs with the regularizer from what it is without it. An effect shows
-    where its interval excludes 1 and its mean is off by 1 % or more; a regularizer shows where one of its effects does.
-    Supported if both regularizers show later and not after one epoch; refuted if both show after one epoch already; not
-    testable if neither ever shows; depends otherwise."""
+    where its interval excludes 1 and its mean is off by 1 % or more, and doesn't where its interval is within 1 % of 1; a
+    regularizer shows where one of its effects does. Supported if both regularizers show later and not after one epoch; refuted
+    if neither does so; depends if one; not testable if intervals are too wide to say."""
 
-    def shows(*effects: Effect) -> bool:
-        return any((effect.low > 1 or effect.high < 1) and abs(effect.mean - 1) >= 0.01 for effect in effects)
+    def shows(effect: Effect) -> Truth:
+        if (effect.low > 1 or effect.high < 1) and abs(effect.mean - 1) >= 0.01:
+            return True
+        return False if effect.low > 0.99 and effect.high < 1.01 else None
 
-    def when(first: bool, later: bool) -> str:
-        return "from the first epoch on" if first else "only later" if later else "never"
-
-    dropout = when(shows(test_loss_by_dropout_after_one_epoch), shows(test_loss_by_dropout_later))
-    l2 = when(
-        shows(test_error_by_L2_after_one_epoch, kernel_norm_by_L2_after_one_epoch),
-        shows(test_error_by_L2_later, kernel_norm_by_L2_later),
-    )
+    l2_first = either(shows(test_error_by_L2_after_one_epoch), shows(kernel_norm_by_L2_after_one_epoch))
+    l2_later = either(shows(test_error_by_L2_later), shows(kernel_norm_by_L2_later))
+    holds = {
+        "for dropout": both(
+            opposite(shows(test_loss_by_dropout_after_one_epoch)),
+            shows(test_loss_by_dropout_later),
+        ),
+        "for L2": both(opposite(l2_first), l2_later),
+    }
     figures = (
-        f"dropout shows {dropout} (test loss {test_loss_by_dropout_after_one_epoch}, then {test_loss_by_dropout_later}), "
-        f"L2 {l2} (its kernel's norm {kernel_norm_by_L2_after_one_epoch}, then {kernel_norm_by_L2_later}; "
-        f"test error {test_error_by_L2_after_one_epoch}, then {test_error_by_L2_later})"
+        f"after one epoch and later, dropout makes the test loss {test_loss_by_dropout_after_one_epoch} and "
+        f"{test_loss_by_dropout_later}, L2 its kernel's norm {kernel_norm_by_L2_after_one_epoch} and "
+        f"{kernel_norm_by_L2_later} and the test error {test_error_by_L2_after_one_epoch} and {test_error_by_L2_later}"
     )
-    if dropout != l2:
-        return Verdict(DEPENDS, figures, on=f"the regularizer: dropout shows {dropout}, L2 {l2}")
-    word = {"only later": SUPPORTED, "from the first epoch on": REFUTED, "never": NOT_TESTABLE}[dropout]
-    return Verdict(word, figures)
+    return verdict_of(holds, figures)
 
 
 def one_update(updates_in_one_epoch: Mapping[str, int]) -> Verdict:
-    """Supported if one epoch is one update in every example, refuted if in none, depends otherwise; counted by the
+    """Supported if one epoch is one update in every example, refuted if in none, depends if in some; counted by the
     optimizer."""
     counted = ", ".join(f"{name} {count}" for name, count in updates_in_one_epoch.items())
-    single = [name for name, count in updates_in_one_epoch.items() if count == 1]
-    if len(single) == len(updates_in_one_epoch):
-        return Verdict(SUPPORTED, f"updates in one epoch: {counted}")
-    if single:
-        return Verdict(DEPENDS, f"updates in one epoch: {counted}", on="the batch size")
-    return Verdict(REFUTED, f"updates in one epoch: {counted}")
+    return verdict_of(
+        {f"in {name}": count == 1 for name, count in updates_in_one_epoch.items()}, f"updates in one epoch: {counted}"
+    )
 
 
 CLAIMS = (

@@ -7,7 +7,7 @@ report as it stands. No verdict is written down anywhere: other measurements giv
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,11 +68,53 @@ class Claim:
         }
 
 
-def more_than(effect: Effect, least: float = 0.0) -> bool | None:
+Truth = bool | None  # None: it can't be told from these data
+
+
+def more_than(effect: Effect, least: float = 0.0) -> Truth:
     """Whether an effect exceeds `least`: True or False if all of its interval does or doesn't; None: it can't be told."""
     if effect.low > least:
         return True
     return False if effect.high <= least else None
+
+
+def less_than(effect: Effect, most: float) -> Truth:
+    """Whether an effect falls short of `most`, as `more_than`."""
+    if effect.high < most:
+        return True
+    return False if effect.low >= most else None
+
+
+def both(*truths: Truth) -> Truth:
+    """Whether all of these hold."""
+    return False if False in truths else None if None in truths else True
+
+
+def either(*truths: Truth) -> Truth:
+    """Whether one of these holds."""
+    return True if True in truths else None if None in truths else False
+
+
+def opposite(truth: Truth) -> Truth:
+    """Whether it does not hold."""
+    return None if truth is None else not truth
+
+
+def verdict_of(holds: Mapping[str, Truth], figures: str) -> Verdict:
+    """The verdict on a claim by the cases it makes, named such that they can follow "it holds".
+
+    Supported if it holds in all, refuted if in none, depends if in some and not in others; not testable if it can't be told
+    where that would decide.
+    """
+    yes, no = ([case for case, truth in holds.items() if truth is wanted] for wanted in (True, False))
+    if len(yes) == len(holds):
+        return Verdict(SUPPORTED, figures)
+    if len(no) == len(holds):
+        return Verdict(REFUTED, figures)
+    if yes and no:
+        return Verdict(DEPENDS, figures, on=f"the case: it holds {' and '.join(yes)}, not {' or '.join(no)}")
+    unknown = ", ".join(case for case in holds if case not in (*yes, *no))
+    return Verdict(NOT_TESTABLE, f"with so few seeds it can't be told {unknown}: {figures}")
 
 
 def plain(value: Any) -> Any:
