@@ -163,9 +163,8 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     for name in found[0]:
         epochs, excess = np.array([each[name] for each in found]).T
         half = float(student_t(0.975, len(excess) - 1)) * excess.std(ddof=1) / np.sqrt(len(excess))
-        print(
-            f"{name:20s} epoch {np.median(epochs):4.0f}, {excess.mean():.4f} above (95 %: {excess.mean() - half:.4f} to {excess.mean() + half:.4f})"
-        )
+        low, mean, high = excess.mean() - half, excess.mean(), excess.mean() + half
+        print(f"{name:20s} epoch {np.median(epochs):4.0f}, {mean:.4f} above (95 %: {low:.4f} to {high:.4f})")
         result[f"stop: {name}"] = {"epochs": epochs, "excess": excess}
     return result
 
