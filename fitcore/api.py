@@ -89,7 +89,7 @@ def fit_engine(
       noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
         the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
       numerics: "exact": the optimizer's update has the bits of Keras's own, made cheaper where that can be had; "fast": faster
-        for Adam and AdamW, above all on weights of 16,384 elements and more, the update differing by less than 1e-4 of its size.
+        for Adam and AdamW, above all on weights of 16,384 elements and more; the update differs by less than 1e-4 of its size.
     """
     check_arguments(locals())
     own_model = engine.model if engine.is_compiled else None

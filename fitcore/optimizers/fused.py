@@ -11,7 +11,9 @@ moving averages, constraints, counting) it does itself, and the state stays in K
 
 A formula of float arithmetic gives other bits if two roundings become one, as fused multiply-add does on a GPU, or if an op
 rounds differently at other places of a vector, as TensorFlow's rsqrt does. So before anything is used for the first time it
-must give the bits of Keras's own update on random numbers, on the device; otherwise Keras's own is used.
+must give the bits of Keras's own update on random numbers, on the device; otherwise Keras's own is used. And TensorFlow
+rearranges products in Keras's graph, (gradient * scale) * rate to gradient * (scale * rate), which it can't do once the
+last factor is inside a kernel: `keeps_order` sees to that.
 
 Why these limits, in µs per variable, Adam on a 2-core x86 CPU (`python -m benchmarks.optimizers --sizes`):
 
@@ -50,8 +52,8 @@ def why_not(optimizer: Any, jit_compile: bool = False, run_eagerly: bool = False
     """Why the optimizer's update is left to Keras altogether; None if it is not. The one place where that is decided.
 
     Clipping, weight decay, moving averages, constraints, gradient accumulation, loss scales and schedules are no reasons:
-    Keras does them around the update. Sparse gradients, and weights that are not float32 or float64, are left to Keras
-    variable by variable, by `form_of`.
+    Keras does them around the update. Left to Keras variable by variable are weights that are not float32 or float64, by
+    `form_of`, and gradients that are sparse or would be rearranged, by `keeps_order`.
     """
     inner = keras_private.inner_optimizer(optimizer)
     if not isinstance(inner, keras.optimizers.Optimizer):
@@ -99,6 +101,27 @@ def _exact_forms(optimizer: Any, size: int) -> Iterator[str]:
         yield "kernel"
 
 
+# What most gradients come from, and no product with a number.
+_NO_PRODUCTS = {"MatMul", "BatchMatMulV2", "BiasAddGrad", "Conv2DBackpropFilter", "DepthwiseConv2dNativeBackpropFilter", "Sum"}
+_NO_PRODUCTS |= {"AddN", "AddV2", "RealDiv", "FusedBatchNormGradV3", "Maximum", "Minimum"}
+
+
+def keeps_order(optimizer: Any, gradient: Any) -> bool:
+    """Whether TensorFlow would compute Keras's update from this gradient as it is written.
+
+    SGD and RMSprop multiply the gradient by the learning rate. If it is itself a product with a number, as it is after
+    clipping by a global norm, the two numbers are multiplied first. Adam begins with a difference and a square.
+    """
+    if not isinstance(gradient, tf.Tensor) or tf.executing_eagerly():
+        return False  # sparse, or op by op
+    if isinstance(optimizer, keras.optimizers.Adam):
+        return True
+    operation = gradient.op
+    while operation.type in ("Identity", "Reshape"):
+        operation = operation.inputs[0].op
+    return operation.type in _NO_PRODUCTS
+
+
 @contextlib.contextmanager
 def fused(optimizer: Any, numerics: str, jit_compile: bool = False, run_eagerly: bool = False) -> Iterator[None]:
     """While a step is traced inside, Keras's optimizer updates in the forms above.
@@ -118,7 +141,7 @@ def fused(optimizer: Any, numerics: str, jit_compile: bool = False, run_eagerly:
         groups: dict[str, list[tuple[Any, Any]]] = {}
         for gradient, variable in zip(gradients, variables):
             weight = variable.value if isinstance(variable, keras.Variable) else variable
-            form = "keras" if isinstance(gradient, tf.IndexedSlices) else form_of(inner, weight, numerics)
+            form = form_of(inner, weight, numerics) if keeps_order(inner, gradient) else "keras"
             groups.setdefault(form, []).append((gradient, weight))
         apply_forms(inner, groups, learning_rate)
 
