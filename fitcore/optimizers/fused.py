@@ -52,8 +52,8 @@ def why_not(optimizer: Any, jit_compile: bool = False, run_eagerly: bool = False
     """Why the optimizer's update is left to Keras altogether; None if it is not. The one place where that is decided.
 
     Clipping, weight decay, moving averages, constraints, gradient accumulation, loss scales and schedules are no reasons:
-    Keras does them around the update. Left to Keras variable by variable are weights that are not float32 or float64, by
-    `form_of`, and gradients that are sparse or would be rearranged, by `keeps_order`.
+    Keras does them around the update. Left to Keras variable by variable are weights that are not float32 or float64 or
+    are not on the CPU, by `form_of`, and gradients that are sparse or would be rearranged, by `keeps_order`.
     """
     inner = keras_private.inner_optimizer(optimizer)
     if not isinstance(inner, keras.optimizers.Optimizer):
@@ -77,7 +77,7 @@ def form_of(optimizer: Any, variable: tf.Variable, numerics: str) -> str:
     Returns:
       "keras", "vector", "kernel", or, under numerics="fast", "fast": by `ResourceApplyAdam`.
     """
-    if variable.dtype not in (tf.float32, tf.float64):
+    if variable.dtype not in (tf.float32, tf.float64) or "GPU" in variable.device:  # on a GPU nothing of this is measured yet
         return "keras"
     size = variable.shape.num_elements()
     if numerics == "fast" and _is_fast(optimizer, size):
