@@ -20,6 +20,7 @@ from fitcore.hooks import BatchSizeSchedule, Hook, InLoop
 from fitcore.noise import NOISE_TOTALS, GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
+from fitcore.optimizers.fused import NUMERICS
 from fitcore.state import Curve, Run
 
 
@@ -69,8 +70,9 @@ def fit_engine(
     record: Iterable[str] | Mapping[str, Any] | None = None,
     max_traces: int | None = None,
     noise: bool | GradientNoise = False,
+    numerics: str = "exact",
 ) -> keras.callbacks.History:
-    """Train an engine's model. All but the last five arguments are those of `keras.Model.fit`.
+    """Train an engine's model. All but the last six arguments are those of `keras.Model.fit`.
 
     Args:
       engine: what to train.
@@ -86,6 +88,8 @@ def fit_engine(
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
       noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
         the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
+      numerics: "exact": the optimizer's update has the bits of Keras's own, made cheaper where that can be had; "fast": faster
+        for Adam and AdamW, above all on weights of 16,384 elements and more; the update differs by less than 1e-4 of its size.
     """
     check_arguments(locals())
     own_model = engine.model if engine.is_compiled else None
@@ -130,6 +134,7 @@ def fit_engine(
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    engine.numerics = numerics
     program = engine.train_program(record, run.rules)
     program.max_traces = max_traces
     target.stop_training = False
@@ -145,6 +150,7 @@ def fit_engine(
             own_model=own_model,
         )
     finally:
+        engine.numerics = "exact"
         if engine.validation is not None:
             engine.validation = None
             keras_private.drop_validation(engine.model)
@@ -345,6 +351,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     _positive("max_traces", given["max_traces"], optional=True)
     _positive("epochs", given["epochs"], least=0)
     _positive("initial_epoch", given["initial_epoch"], least=0)
+    if given["numerics"] not in NUMERICS:
+        raise ValueError(f'`numerics` must be "exact" or "fast". Received: numerics={given["numerics"]!r}')
     split = given["validation_split"]
     if not isinstance(split, (int, float, np.number)):
         raise TypeError(

@@ -24,8 +24,21 @@ from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.hooks import SETTINGS, Hook, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
+from fitcore.optimizers.fused import fused
 from fitcore.program import Carried, Chunk, Program, StepFunction
-from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, rows_of, test_step, train_step
+from fitcore.step import (
+    RECORDERS,
+    Optimizer,
+    Parts,
+    Recorder,
+    Schedule,
+    check_optimizer,
+    metric_results,
+    rows_of,
+    set_learning_rate,
+    test_step,
+    train_step,
+)
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -36,7 +49,7 @@ class Engine:
     Args:
       model: a Keras model or layer, or any `tf.Module`-like callable with `trainable_variables`; called as
         `model(x, training=...)`, or `model(x)` if it takes no `training`.
-      optimizer: a Keras optimizer, or anything with `fitcore.step.Optimizer`'s methods. None: can only evaluate.
+      optimizer: a Keras optimizer, or anything with `fitcore.step.Optimizer`'s two methods. None: can only evaluate.
       loss: (y_true, y_pred, sample_weight) -> scalar, for example a `keras.losses.Loss`. The model's own `losses`
         (regularization, `add_loss`) are added to it.
       metrics: Keras metrics, updated with (y_true, y_pred); the running mean of the loss always comes first.
@@ -58,6 +71,8 @@ class Engine:
     ) -> None:
         if not callable(loss):
             raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
+        if optimizer is not None:
+            check_optimizer(optimizer)
         parts = explicit_parts(model, optimizer, loss, list(metrics), schedule)
         self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
 
@@ -86,6 +101,7 @@ class Engine:
         self.parts = parts
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
+        self.numerics = "exact"  # of the fit under way; part of its program's key
         self._compilation: Any = None
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
@@ -199,19 +215,21 @@ class Engine:
 
     # --- programs -------------------------------------------------------------------------------------------------------
 
-    def train_program(self, record: Any = (), rules: Rules | None = None) -> Program:
-        """The program that trains, records `record` and applies `rules`.
+    def train_program(self, record: Any = (), rules: Rules | None = None, numerics: str | None = None) -> Program:
+        """The program that trains, records `record` and applies `rules`; its `numerics` are those of the fit under way.
 
         Raises:
-          ValueError: a rule reads what is not recorded.
+          ValueError: a rule reads what is not recorded; the optimizer needs noise that can't be measured.
         """
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
+        self._check_noise_of_optimizer()
         recorders = self.recorders(record)
         self._check_rules(rules, recorders)
-        key = ("train", tuple(recorders.items()), rules)
+        numerics = numerics or self.numerics
+        key = ("train", tuple(recorders.items()), rules, numerics)
         if key not in self._programs:
-            step = self._train_step_function(recorders, rules)
+            step = self._train_step_function(recorders, rules, numerics)
             self._programs[key] = self._program("train", step, tuple(recorders))
         return self._programs[key]
 
@@ -259,6 +277,14 @@ class Engine:
             run_eagerly=self.run_eagerly,
         )
 
+    def _check_noise_of_optimizer(self) -> None:
+        if getattr(self.parts.optimizer, "noise", None) is None or not (self.has_own_step or self.run_eagerly):
+            return
+        raise ValueError(
+            f"{type(self.parts.optimizer).__name__} needs the gradient noise, which is measured inside fitcore's own compiled "
+            f"step. Received: {'run_eagerly=True' if self.run_eagerly else 'a model with a train_step of its own'}"
+        )
+
     def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
         noises: list[Any] = [recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)]
         known = {*recorders, *(name for noise in noises for name in NOISE_TOTALS if noise.evidence or "evidence" not in name)}
@@ -272,19 +298,27 @@ class Engine:
             if not set(rule.changes) <= set(SETTINGS):
                 raise ValueError(f"{rule!r} changes {rule.changes!r}; what a rule may change is {SETTINGS!r}.")
 
-    def _train_step_function(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
+    def _train_step_function(
+        self, recorders: Mapping[str, Recorder | None], rules: Rules | None, numerics: str
+    ) -> StepFunction:
         asked: dict[str, Any] = dict(recorders)
         probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
+        wanted: GradientNoise | None = getattr(self.parts.optimizer, "noise", None)
+        for_optimizer, measuring = None, dict(probes)
+        if wanted is not None:  # the optimizer's own probe, unless the fit records the very same
+            for_optimizer = next((name for name, probe in probes.items() if probe.config == wanted), "noise of the optimizer")
+            measuring.setdefault(for_optimizer, self.probe(wanted))
         computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
         from_logs = [name for name, recorder in recorders.items() if recorder is None]
         needs = set() if rules is None else {name for rule in rules.rules for name in rule.needs}
 
         def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
             recorded: dict[str, Any] = {}
-            if self._own_train_step is not None:
-                logs = self._own_train_step(batch)
-            else:
-                logs, recorded = train_step(self.parts, batch, index, computed, probes)
+            with fused(self.parts.optimizer, numerics, self.jit_compile, self.run_eagerly):
+                if self._own_train_step is not None:
+                    logs = self._own_train_step(batch)
+                else:
+                    logs, recorded = train_step(self.parts, batch, index, computed, measuring, for_optimizer)
             if from_logs:
                 values = metric_results(self.parts.metrics()) if logs is None else logs
                 unknown = sorted(set(from_logs) - set(values))
@@ -309,7 +343,7 @@ class Engine:
         changed = {}
         for name, value in settings.items():
             if name == "learning_rate":
-                self.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+                set_learning_rate(self.parts.optimizer, value)
             else:
                 rows = tf.cast(value, tf.int64)
                 message = "`batch_size` was set to less than 1 by a hook or a schedule."
