@@ -8,6 +8,8 @@ if keras.backend.backend() != "tensorflow":
         "Set KERAS_BACKEND=tensorflow before anything imports keras."
     )
 
+from fitcore import registered as _registered  # gives names
+from fitcore import schedules
 from fitcore.api import evaluate, fit
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
@@ -21,6 +23,7 @@ from fitcore.hooks import (
     Hook,
     NonFinite,
     Patience,
+    Plateau,
     Save,
     Set,
     Stop,
@@ -36,6 +39,8 @@ from fitcore.noise.gsnr import gradient_snr
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
+from fitcore.registry import make, register
+from fitcore.schedules import EachEpoch
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
 
@@ -45,6 +50,7 @@ __all__ = [
     "NEVER",
     "RECORDERS",
     "RETURNS",
+    "EachEpoch",
     "Engine",
     "Evaluate",
     "GradientNoise",
@@ -53,6 +59,7 @@ __all__ = [
     "Observation",
     "Patch",
     "Patience",
+    "Plateau",
     "Reshuffle",
     "RetraceError",
     "Save",
@@ -70,9 +77,12 @@ __all__ = [
     "explain",
     "fit",
     "gradient_snr",
+    "make",
     "make_source",
     "patch_keras",
     "per_example",
+    "register",
+    "schedules",
     "test_on_batch",
     "test_step",
     "train_on_batch",

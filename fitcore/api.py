@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import warnings
@@ -20,6 +21,8 @@ from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
+from fitcore.schedules import EachEpoch, Schedule
+from fitcore.scheduling import BATCH_SIZE, Based, EpochRates, current, named_schedules
 from fitcore.state import Curve, Run
 
 
@@ -69,8 +72,9 @@ def fit_engine(
     record: Iterable[str] | Mapping[str, Any] | None = None,
     max_traces: int | None = None,
     noise: bool | GradientNoise = False,
+    schedule: Schedule | EachEpoch | Mapping[str, Any] | None = None,
 ) -> keras.callbacks.History:
-    """Train an engine's model. All but the last five arguments are those of `keras.Model.fit`.
+    """Train an engine's model. All but the last six arguments are those of `keras.Model.fit`.
 
     Args:
       engine: what to train.
@@ -84,8 +88,14 @@ def fit_engine(
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
       noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
         the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
+      schedule: the learning rate as a function `step -> value` or `(step, base) -> value`, traced into the loop (see
+        `fitcore.schedules`): one of those there, of `keras.optimizers.schedules`, or of one's own; or an `EachEpoch`. Or a
+        mapping from what is scheduled to such functions: "learning_rate", "batch_size", and those of "momentum", "rho",
+        "beta_1", "beta_2" and "weight_decay" that the optimizer has. `base` is the optimizer's own value when the fit begins
+        (the `batch_size` given); its learning rate is put back at the end, so that each of several fits has the same base.
     """
     check_arguments(locals())
+    schedules = named_schedules(schedule)
     own_model = engine.model if engine.is_compiled else None
     target = engine.model if keras_private.is_trainer(engine.model) else engine
     max_epochs = keras.config.max_epochs()
@@ -109,6 +119,12 @@ def fit_engine(
     stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
     stream.reset()
 
+    if isinstance(schedules.get("learning_rate"), EachEpoch):
+        current(engine.parts.optimizer, "learning_rate")
+        each_epoch = EpochRates(schedules["learning_rate"].function, engine.parts.optimizer)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            raise TypeError("`schedule` as an EachEpoch goes with callbacks in a plain list. Received: a CallbackList")
+        callbacks = [*keras.tree.flatten(callbacks or []), each_epoch]
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -124,14 +140,15 @@ def fit_engine(
     record = engine.recorded(record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
-    program = engine.train_program(record)
-    program.max_traces = max_traces
     first_step = engine.steps_done()
     target.stop_training = False
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
     if validation_data is not None:
         run.validate = _validation(engine, target, validation_data, validation_batch_size or batch_size, validation_steps)
+    scheduling = contextlib.ExitStack()
+    scheduling.enter_context(engine.scheduling(schedules))
     try:
+        engine.train_program(record).max_traces = max_traces
         loop.train(
             run,
             epochs=epochs,
@@ -141,6 +158,7 @@ def fit_engine(
             own_model=own_model,
         )
     finally:
+        scheduling.close()
         if engine.validation is not None:
             engine.validation = None
             keras_private.drop_validation(engine.model)

@@ -24,7 +24,9 @@ from fitcore.data import Stream
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise, Probe
 from fitcore.program import Chunk, Program
-from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, test_step, train_step
+from fitcore.schedules import EachEpoch, takes_base
+from fitcore.scheduling import BATCH_SIZE, Based, Schedules, current, named_schedules, set_learning_rate, under
+from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, metric_results, test_step, train_step
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -39,7 +41,8 @@ class Engine:
       loss: (y_true, y_pred, sample_weight) -> scalar, for example a `keras.losses.Loss`. The model's own `losses`
         (regularization, `add_loss`) are added to it.
       metrics: Keras metrics, updated with (y_true, y_pred); the running mean of the loss always comes first.
-      schedule: learning rate as a function of the step index, traced into the loop.
+      schedule: learning rate as a function of the step index, traced into the loop, or a mapping from hyperparameters to such
+        functions, as in `fit`; for this engine's every step.
       jit_compile: compile the step with XLA. Changes last bits.
       run_eagerly: run op by op, for debugging.
     """
@@ -51,14 +54,15 @@ class Engine:
         optimizer: Optimizer | None = None,
         loss: Loss,
         metrics: Sequence[keras.metrics.Metric] = (),
-        schedule: Schedule | None = None,
+        schedule: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
         if not callable(loss):
             raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
-        parts = explicit_parts(model, optimizer, loss, list(metrics), schedule)
+        parts = explicit_parts(model, optimizer, loss, list(metrics))
         self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        self.schedules = self._based(named_schedules(schedule))
 
     @classmethod
     def of_compiled(cls, model: keras.Model) -> Engine:
@@ -94,6 +98,8 @@ class Engine:
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
+        self.schedules: Schedules = {}  # of the step alone, by hyperparameter; part of the training programs
+        self._bases: dict[str, tf.Variable] = {}
         self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
 
     # --- running --------------------------------------------------------------------------------------------------------
@@ -132,6 +138,45 @@ class Engine:
         from fitcore.api import fit_engine
 
         return fit_engine(self, x, y, **arguments)
+
+    @contextlib.contextmanager
+    def scheduling(self, schedule: Any) -> Iterator[None]:
+        """Within it the training programs follow `schedule`, as in `fit`, besides the engine's own schedules.
+
+        The learning rate that the optimizer had before is the base, and is put back at the end: a schedule belongs to the
+        fit, so that in a loop of fits each begins from the same base.
+
+        Raises:
+          TypeError, ValueError: it is no schedule, or the optimizer hasn't got what it schedules.
+        """
+        named = named_schedules(schedule)
+        per_step = {name: each for name, each in named.items() if not isinstance(each, EachEpoch) and name != BATCH_SIZE}
+        kept, optimizer = self.schedules, self.parts.optimizer
+        rate = current(optimizer, "learning_rate") if "learning_rate" in per_step else None
+        self.schedules = {**kept, **self._based(per_step)}
+        try:
+            yield
+        finally:
+            self.schedules = kept
+            if rate is not None:
+                set_learning_rate(optimizer, rate)
+
+    def _based(self, schedules: Schedules) -> Schedules:
+        """The schedules as functions of the step alone, their bases being what the optimizer has now."""
+        based = {}
+        for name, schedule in schedules.items():
+            if self.parts.optimizer is None:
+                raise ValueError("`schedule` needs an optimizer. Received: optimizer=None")
+            value = current(self.parts.optimizer, name)
+            based[name] = schedule
+            if takes_base(schedule):
+                if value is None and getattr(schedule, "base", None) is None:
+                    raise ValueError(f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`.")
+                if name not in self._bases:
+                    self._bases[name] = tf.Variable(0.0, trainable=False, dtype=keras.config.floatx())
+                self._bases[name].assign(value or 0.0)
+                based[name] = Based(schedule, self._bases[name])
+        return based
 
     def reset_metrics(self) -> None:
         """Start the running means afresh, as at an epoch's start."""
@@ -175,7 +220,7 @@ class Engine:
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
         recorders = self.recorders(record)
-        key = ("train", tuple(recorders.items()))
+        key = ("train", tuple(recorders.items()), tuple(sorted(self.schedules.items())))
         if key not in self._programs:
             self._programs[key] = self._program("train", self._train_step_function(recorders), tuple(recorders))
         return self._programs[key]
@@ -229,13 +274,15 @@ class Engine:
         probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
         computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
         from_logs = [name for name, recorder in recorders.items() if recorder is None]
+        schedules = self.schedules
 
         def step(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
             recorded: dict[str, Any] = {}
-            if self._own_train_step is not None:
-                logs = self._own_train_step(batch)
-            else:
-                logs, recorded = train_step(self.parts, batch, index, computed, probes)
+            with under(schedules, self.parts.optimizer, index):
+                if self._own_train_step is not None:
+                    logs = self._own_train_step(batch)
+                else:
+                    logs, recorded = train_step(self.parts, batch, index, computed, probes)
             if from_logs:
                 values = metric_results(self.parts.metrics()) if logs is None else logs
                 unknown = sorted(set(from_logs) - set(values))
@@ -282,7 +329,7 @@ class Engine:
 
 
 def explicit_parts(
-    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric], schedule: Schedule | None
+    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]
 ) -> Parts:
     """Parts handed over one by one."""
     tracker = keras.metrics.Mean(name="loss")
@@ -305,7 +352,6 @@ def explicit_parts(
         metrics=lambda: [tracker, *metrics],
         trainable=lambda: model.trainable_variables,
         optimizer=optimizer,
-        schedule=schedule,
     )
 
 

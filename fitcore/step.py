@@ -28,9 +28,6 @@ class Optimizer(Protocol):
         """Update the variables, undoing `scale_loss`. A gradient may be None or `tf.IndexedSlices`."""
 
 
-Schedule = Callable[[tf.Tensor], Any]  # step index (int64 scalar, 0 for the first) -> learning rate, traced into the loop
-
-
 @dataclass(frozen=True)
 class Parts:
     """The replaceable parts of a step. Each is called while the step is traced, once per program.
@@ -43,7 +40,6 @@ class Parts:
       metrics: () -> all metrics, loss included, in the order of the logs.
       trainable: () -> the variables to train.
       optimizer: as above; None can only evaluate.
-      schedule: the learning rate as a function of the step; None leaves it to the optimizer.
     """
 
     forward: Callable[[Any, bool], Any]
@@ -53,7 +49,6 @@ class Parts:
     metrics: Callable[[], Sequence[keras.metrics.Metric]]
     trainable: Callable[[], Sequence[Any]]
     optimizer: Optimizer | None
-    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +133,6 @@ def train_step(
         loss = parts.loss(x, y, y_pred, sample_weight, True)
         parts.track_loss(loss, _rows(x))
         objective = optimizer.scale_loss(loss)
-
-    if parts.schedule is not None:
-        optimizer.learning_rate = parts.schedule(step)
 
     variables = parts.trainable()
     taps = {name: probe.taps(x, variables) for name, probe in probes.items()}
