@@ -8,8 +8,7 @@ if keras.backend.backend() != "tensorflow":
         "Set KERAS_BACKEND=tensorflow before anything imports keras."
     )
 
-from fitcore import registered as _registered  # gives names
-from fitcore import schedules
+from fitcore import registered, schedules  # noqa: F401 (the first gives names)
 from fitcore.api import evaluate, fit
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine

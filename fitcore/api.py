@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,7 +22,7 @@ from fitcore.noise import GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
 from fitcore.schedules import EachEpoch, Schedule
-from fitcore.scheduling import BATCH_SIZE, Based, EpochRates, current, named_schedules
+from fitcore.scheduling import BATCH_SIZE, EpochRates, Rows, current, named_schedules
 from fitcore.state import Curve, Run
 
 
@@ -54,7 +54,7 @@ def fit_engine(
     x: Any = None,
     y: Any = None,
     *,
-    batch_size: int | None = None,
+    batch_size: int | Callable[[tf.Tensor], Any] | None = None,
     epochs: int = 1,
     verbose: str | int = "auto",
     callbacks: Any = None,
@@ -96,6 +96,11 @@ def fit_engine(
     """
     check_arguments(locals())
     schedules = named_schedules(schedule)
+    check_hooks(hooks, schedules)
+    if BATCH_SIZE in schedules:
+        if callable(batch_size):
+            raise ValueError("`batch_size` is a function already, and `schedule` has one too. Give one of them.")
+        batch_size = Rows(schedules[BATCH_SIZE], batch_size or 32)
     own_model = engine.model if engine.is_compiled else None
     target = engine.model if keras_private.is_trainer(engine.model) else engine
     max_epochs = keras.config.max_epochs()
@@ -110,7 +115,7 @@ def fit_engine(
         x,
         y,
         sample_weight,
-        batch_size=batch_size,
+        batch_size=batch_size,  # type: ignore[arg-type, unused-ignore]
         steps_per_epoch=steps_per_epoch,
         shuffle=shuffle,
         class_weight=class_weight,
@@ -144,7 +149,8 @@ def fit_engine(
     target.stop_training = False
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
     if validation_data is not None:
-        run.validate = _validation(engine, target, validation_data, validation_batch_size or batch_size, validation_steps)
+        rows: Any = validation_batch_size or batch_size
+        run.validate = _validation(engine, target, validation_data, rows, validation_steps)
     scheduling = contextlib.ExitStack()
     scheduling.enter_context(engine.scheduling(schedules))
     try:
@@ -362,6 +368,14 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         if isinstance(callback, (Hook, type)):
             wrong = "hooks go into `hooks`" if isinstance(callback, Hook) else "give an instance of this class"
             raise TypeError(f"`callbacks` must hold Keras callbacks; {wrong}. Received: {callback!r}")
+
+
+def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:
+    """Refuse hooks that would change what a schedule sets at each step."""
+    for hook in hooks:
+        both = sorted(set(schedules) & set(getattr(hook, "changes", ())))
+        if both:
+            raise ValueError(f"`hooks` holds a {type(hook).__name__}, which changes {both}; `schedule` sets that at each step.")
 
 
 def _positive(name: str, value: Any, least: int = 1, optional: bool = False) -> None:

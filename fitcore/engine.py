@@ -98,7 +98,7 @@ class Engine:
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
-        self.schedules: Schedules = {}  # of the step alone, by hyperparameter; part of the training programs
+        self.schedules = {}  # of the step alone, by hyperparameter; part of the training programs
         self._bases: dict[str, tf.Variable] = {}
         self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
 
@@ -171,7 +171,9 @@ class Engine:
             based[name] = schedule
             if takes_base(schedule):
                 if value is None and getattr(schedule, "base", None) is None:
-                    raise ValueError(f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`.")
+                    raise ValueError(
+                        f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`."
+                    )
                 if name not in self._bases:
                     self._bases[name] = tf.Variable(0.0, trainable=False, dtype=keras.config.floatx())
                 self._bases[name].assign(value or 0.0)
@@ -328,9 +330,7 @@ class Engine:
         return named
 
 
-def explicit_parts(
-    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]
-) -> Parts:
+def explicit_parts(model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]) -> Parts:
     """Parts handed over one by one."""
     tracker = keras.metrics.Mean(name="loss")
     call = model.call if isinstance(model, keras.layers.Layer) else model

@@ -16,6 +16,7 @@ from fitcore.engine import Engine
 from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
+from fitcore.scheduling import named_schedules
 
 
 def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **arguments: Any) -> str:
@@ -44,7 +45,11 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     noise = measured_noise(engine, given["noise"])
     if noise is not None:
         lines["noise"] = _noise(engine, noise)
-    lines["traces"] = _traces(engine, given, stream)
+    schedules = named_schedules(given["schedule"])
+    if schedules:
+        lines["schedule"] = "; ".join(f"{name}: {each}" for name, each in schedules.items())
+    with engine.scheduling(schedules):
+        lines["traces"] = _traces(engine, given, stream)
     lines["exact"] = _exactness(engine, given)
     head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
     return "\n".join([head, *(f"  {name:<12}{line}" for name, line in lines.items())])
@@ -159,6 +164,8 @@ def _exactness(engine: Engine, given: dict[str, Any]) -> str:
         return f"not defined: the engine's parts were given one by one, so there is no {against} to compare with"
     if isinstance(given["shuffle"], Reshuffle):
         return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
+    if given["schedule"] is not None:
+        return f"not defined: {against} has no `schedule` to compare with"
     verdict = f"yes: bit-identical to {against}"
     if keras_private.global_seed() is None:
         verdict += ", from the same random state (no global seed is set: neither repeats itself)"

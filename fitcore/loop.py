@@ -187,6 +187,8 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
                     values = run.validate(keras.callbacks.CallbackList())
                 run.evaluations.append((run.step, {f"val_{name}": value for name, value in values.items()}))
             case Set("learning_rate", value):
+                if "learning_rate" in run.engine.schedules:
+                    raise ValueError(f"{type(hook).__name__} sets the learning rate, which `schedule` sets at each step.")
                 run.engine.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
             case _:
                 raise ValueError(f"{type(hook).__name__} returned {request!r}; a hook returns Stop, Save, Evaluate or Set.")

@@ -152,7 +152,9 @@ def _items(spec: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
         elif first.strip().replace("-", "_").isidentifier():
             items.append((first.strip().replace("-", "_"), [], {}))
         else:
-            raise ValueError(f"{first!r} in {spec!r} is no name. A spec is NAME:VALUE:PARAMETER=VALUE, for example cosine:1000.")
+            raise ValueError(
+                f"{first!r} in {spec!r} is no name. A spec is NAME:VALUE:PARAMETER=VALUE, for example cosine:1000."
+            )
         if not items:
             raise ValueError(f"{spec!r} must begin with a name. Received {first!r} there.")
         name, positional, named = items[-1]

@@ -243,7 +243,8 @@ class OneCycle:
         _check(self, steps=2, div=1, final_div=1)
         if not 1 < self.pct_start * self.steps < self.steps:
             raise ValueError(
-                f"`pct_start` must leave steps on both sides of the peak. Received: pct_start={self.pct_start}, steps={self.steps}"
+                "`pct_start` must leave steps on both sides of the peak. "
+                f"Received: pct_start={self.pct_start}, steps={self.steps}"
             )
 
     def __call__(self, step: Any, base: Any) -> Any:
@@ -274,11 +275,18 @@ class Chain:
             raise ValueError("`parts` must hold a schedule. Received: parts=()")
         for part in self.parts[:-1]:
             if not isinstance(getattr(part, "steps", None), int):
-                raise ValueError(f"only the last of a chain may have no end (no number of `steps`). Received before it: {part!r}")
+                raise ValueError(
+                    f"only the last of a chain may have no end (no number of `steps`). Received before it: {part!r}"
+                )
         for part in self.parts:
             takes_base(part)
 
     def __call__(self, step: Any, base: Any) -> Any:
+        match self.parts:
+            case (Warmup(steps, own, start), Cosine(decay_steps, None, alpha)):
+                # Keras has this one, in one piece; in two, TensorFlow turns x/constant into x*(1/constant), other last bits.
+                target = _own(own, base)
+                return _KERAS.CosineDecay(start, decay_steps, alpha, warmup_target=target, warmup_steps=steps)(step)
         begin, value = 0, None
         for part in self.parts:
             own = getattr(part, "base", None)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.hooks import Hook
-from fitcore.schedules import EachEpoch, Schedule, takes_base
+from fitcore.schedules import EachEpoch, Schedule, takes_base, value_at
 
 # What can be scheduled besides "learning_rate", of an optimizer that has it. Keras holds these as Python numbers.
 HYPERPARAMETERS = ("momentum", "rho", "beta_1", "beta_2", "weight_decay")
@@ -63,6 +63,18 @@ class Based:
         return self.schedule(step, tf.convert_to_tensor(self.base))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A schedule of the batch size as a function of the step alone that gives a whole number of rows, int64, by rounding."""
+
+    schedule: Schedule
+    base: float
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        value = tf.convert_to_tensor(value_at(self.schedule, step, tf.constant(self.base)))
+        return tf.cast(tf.round(value) if value.dtype.is_floating else value, tf.int64)
+
+
 def current(optimizer: Any, name: str) -> float | None:
     """The optimizer's own value of a hyperparameter.
 
@@ -74,7 +86,9 @@ def current(optimizer: Any, name: str) -> float | None:
         raise ValueError(f"`schedule`: {kind} holds several optimizers; give each a schedule of Keras's as its learning_rate.")
     if name == "learning_rate":
         if isinstance(optimizer, keras.optimizers.Optimizer) and keras_private.has_own_schedule(optimizer):
-            raise ValueError(f"`schedule`: the {kind} already has a schedule as its learning_rate; give it a number, or drop one.")
+            raise ValueError(
+                f"`schedule`: the {kind} already has a schedule as its learning_rate; give it a number, or drop one."
+            )
         return float(optimizer.learning_rate)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
     known = [each for each in HYPERPARAMETERS if each in vars(inner)]

@@ -33,6 +33,7 @@ class Plateau(Hook):
     """
 
     record = ("step/learning_rate",)
+    changes = ("learning_rate",)
 
     def __init__(
         self,
