@@ -311,4 +311,19 @@ class EachEpoch:
     function: Callable[[int, float], float]
 
 
+class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Any schedule in the form that Keras's optimizers take as `learning_rate`: `SGD(KerasSchedule(Cosine(1000), 0.1))`.
+
+    Args:
+      schedule: of the step, or of step and base.
+      base: the base, as the optimizer then has no rate of its own.
+    """
+
+    def __init__(self, schedule: Schedule, base: float) -> None:
+        self.schedule, self.base = schedule, base
+
+    def __call__(self, step: Any) -> Any:
+        return value_at(self.schedule, tf.convert_to_tensor(step), tf.constant(self.base, keras.config.floatx()))
+
+
 registry.combine["schedule"] = lambda schedules: Chain(tuple(schedules))
