@@ -104,8 +104,11 @@ def side_by_side(
     ours = compiled(build, run)
     history, curves = run.history(f"{name}/fitcore"), fitcore.TensorBoard(run.path / name)
     schedule, noise = run.schedule(), run.noise()
-    added: dict[str, Any] = {"schedule": schedule, "noise": noise}
-    first = [seconds(lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments, **added))]
+    first = [
+        seconds(
+            lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments, schedule=schedule, noise=noise)
+        )
+    ]
     theirs = compiled(build, run)
     if schedule:
         rate = float(theirs.optimizer.learning_rate)
@@ -124,11 +127,11 @@ def side_by_side(
         f"model.fit {first[1]:.2f} s: {first[1] / first[0]:.1f} times as long"
     )
 
-    warm_arguments: dict[str, Any] = {"batch_size": batch_size, "epochs": WARM_EPOCHS, "verbose": 0}
+    again = {"batch_size": batch_size, "epochs": WARM_EPOCHS, "verbose": 0}
     rounds = []  # on the models as they are now, in turns
     for _ in range(WARM_ROUNDS):
-        ours_seconds = seconds(lambda: fitcore.fit(ours, *train, **warm_arguments, **added))
-        theirs_seconds = seconds(lambda: theirs.fit(*train, **warm_arguments))
+        ours_seconds = seconds(lambda: fitcore.fit(ours, *train, **again, schedule=schedule, noise=noise))
+        theirs_seconds = seconds(lambda: theirs.fit(*train, **again))
         rounds.append((ours_seconds, theirs_seconds))
     warm = [statistics.median(times) / (WARM_EPOCHS * steps_per_epoch) * 1e6 for times in zip(*rounds)]
     ratios = sorted(theirs_s / ours_s for ours_s, theirs_s in rounds)

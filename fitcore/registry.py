@@ -46,7 +46,7 @@ def register(kind: str, name: str) -> Callable[[Factory], Factory]:
     def add(factory: Factory) -> Factory:
         taken = _find(kind, name)
         # A module that is run and imported too defines the same thing twice.
-        if taken is not None and getattr(taken, "__qualname__", None) != getattr(factory, "__qualname__", None):
+        if taken is not None and getattr(taken, "__qualname__", taken) != getattr(factory, "__qualname__", factory):
             raise ValueError(f"`name` must be new. Received: name={name!r}, which is {taken!r} already.")
         _factories[kind][name] = factory
         return factory
@@ -104,7 +104,7 @@ def describe(kind: str) -> Iterator[str]:
     for name, factory in sorted(_factories[kind].items()):
         about = (inspect.getdoc(factory) or "").split("\n", 1)[0]
         parameters = _described(_signature(factory))
-        yield f"{name}({parameters})" + (f": {about}" if about and not about.startswith(name) else "")
+        yield f"{name}({parameters}): {about}"
 
 
 def _find(kind: str, name: str) -> Callable[..., Any] | None:
@@ -138,7 +138,8 @@ def _typed(kind: str, name: str, parameter: inspect.Parameter, value: Any) -> An
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{kind} {name!r}: `{parameter.name}` must be a {wanted.__name__}. Received: {value!r}")
+        article = "an" if wanted is int else "a"
+        raise ValueError(f"{kind} {name!r}: `{parameter.name}` must be {article} {wanted.__name__}. Received: {value!r}")
     return value
 
 

@@ -30,7 +30,7 @@ def define(wanted: Mapping[str, str | Sequence[str] | None]) -> None:
     for name, default in wanted.items():
         if name not in registry.KINDS:
             raise ValueError(f"`flags` must name some of {', '.join(registry.KINDS)}. Received: {name!r}")
-        about = [_HELP[name], *([f"  {line}" for line in registry.describe(name)] if full else [])]
+        about = [_HELP[name], *([f"- {line}" for line in registry.describe(name)] if full else [])]
         if not full:
             about.append(f"One of {', '.join(registry.names(name))}; --helpfull says their parameters.")
         parser: Any = _SpecParser(name)
