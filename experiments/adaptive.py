@@ -107,7 +107,7 @@ def to_target(network: Network, way: str, seed: int, train: Any, test: Any) -> t
     return float(sizes.sum()), seconds * reached[0] / len(history.steps["step/rows"]), float(sizes.mean())
 
 
-def ratio(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+def ratio(ours: Any, base: Any) -> tuple[float, float, float]:
     """Geometric mean of the paired ratios and its 95 % interval."""
     logs = np.log(np.asarray(ours) / np.asarray(base))
     half = float(student_t(0.975, len(logs) - 1)) * logs.std(ddof=1) / np.sqrt(len(logs))

@@ -26,12 +26,13 @@ from fitcore.hooks import SETTINGS, Hook, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
 from fitcore.optimizers.fused import fused
 from fitcore.program import Carried, Chunk, Program, StepFunction
+from fitcore.schedules import EachEpoch, takes_base
+from fitcore.scheduling import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules, under
 from fitcore.step import (
     RECORDERS,
     Optimizer,
     Parts,
     Recorder,
-    Schedule,
     check_optimizer,
     metric_results,
     rows_of,
@@ -53,7 +54,8 @@ class Engine:
       loss: (y_true, y_pred, sample_weight) -> scalar, for example a `keras.losses.Loss`. The model's own `losses`
         (regularization, `add_loss`) are added to it.
       metrics: Keras metrics, updated with (y_true, y_pred); the running mean of the loss always comes first.
-      schedule: learning rate as a function of the step index, traced into the loop.
+      schedule: learning rate as a function of the step index, traced into the loop, or a mapping from hyperparameters to such
+        functions, as in `fit`; for this engine's every step.
       jit_compile: compile the step with XLA. Changes last bits.
       run_eagerly: run op by op, for debugging.
     """
@@ -65,7 +67,7 @@ class Engine:
         optimizer: Optimizer | None = None,
         loss: Loss,
         metrics: Sequence[keras.metrics.Metric] = (),
-        schedule: Schedule | None = None,
+        schedule: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
@@ -73,8 +75,9 @@ class Engine:
             raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
         if optimizer is not None:
             check_optimizer(optimizer)
-        parts = explicit_parts(model, optimizer, loss, list(metrics), schedule)
+        parts = explicit_parts(model, optimizer, loss, list(metrics))
         self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        self.schedules = self._based(named_schedules(schedule))
 
     @classmethod
     def of_compiled(cls, model: keras.Model) -> Engine:
@@ -101,7 +104,7 @@ class Engine:
         self.parts = parts
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
-        self.numerics = "exact"  # of the fit under way; part of its program's key
+        self.numerics = "exact"
         self._compilation: Any = None
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
@@ -111,6 +114,8 @@ class Engine:
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
+        self.schedules = {}  # of the step alone, by hyperparameter; part of the training programs
+        self._bases: dict[str, tf.Variable] = {}
         self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
 
     # --- running --------------------------------------------------------------------------------------------------------
@@ -160,6 +165,48 @@ class Engine:
         from fitcore.api import fit_engine
 
         return fit_engine(self, x, y, **arguments)
+
+    @contextlib.contextmanager
+    def settings(self, schedule: Any, numerics: str) -> Iterator[None]:
+        """Within it the training programs follow fit's `numerics` and `schedule`, besides the engine's own schedules.
+
+        The learning rate that the optimizer had before is the base, and is put back at the end: a schedule belongs to the
+        fit, so that in a loop of fits each begins from the same base.
+
+        Raises:
+          TypeError, ValueError: it is no schedule, or the optimizer hasn't got what it schedules.
+        """
+        named = named_schedules(schedule)
+        per_step = {name: each for name, each in named.items() if not isinstance(each, EachEpoch) and name != BATCH_SIZE}
+        kept, optimizer = self.schedules, self.parts.optimizer
+        self.numerics = numerics
+        rate = current(optimizer, "learning_rate") if "learning_rate" in per_step else None
+        self.schedules = {**kept, **self._based(per_step)}
+        try:
+            yield
+        finally:
+            self.schedules, self.numerics = kept, "exact"
+            if rate is not None and not holds_number(optimizer):
+                set_learning_rate(optimizer, rate)
+
+    def _based(self, schedules: Schedules) -> Schedules:
+        """The schedules as functions of the step alone, their bases being what the optimizer has now."""
+        based = {}
+        for name, schedule in schedules.items():
+            if self.parts.optimizer is None:
+                raise ValueError("`schedule` needs an optimizer. Received: optimizer=None")
+            value = current(self.parts.optimizer, name)
+            based[name] = schedule
+            if takes_base(schedule):
+                if value is None and getattr(schedule, "base", None) is None:
+                    raise ValueError(
+                        f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`."
+                    )
+                if name not in self._bases:
+                    self._bases[name] = tf.Variable(0.0, trainable=False, dtype=keras.config.floatx())
+                self._bases[name].assign(value or 0.0)
+                based[name] = Based(schedule, self._bases[name])
+        return based
 
     def reset_metrics(self) -> None:
         """Start the running means afresh, as at an epoch's start."""
@@ -215,8 +262,8 @@ class Engine:
 
     # --- programs -------------------------------------------------------------------------------------------------------
 
-    def train_program(self, record: Any = (), rules: Rules | None = None, numerics: str | None = None) -> Program:
-        """The program that trains, records `record` and applies `rules`; its `numerics` are those of the fit under way.
+    def train_program(self, record: Any = (), rules: Rules | None = None) -> Program:
+        """The program that trains with the settings as they are, records `record` and applies `rules`.
 
         Raises:
           ValueError: a rule reads what is not recorded; the optimizer needs noise that can't be measured.
@@ -226,10 +273,9 @@ class Engine:
         self._check_noise_of_optimizer()
         recorders = self.recorders(record)
         self._check_rules(rules, recorders)
-        numerics = numerics or self.numerics
-        key = ("train", tuple(recorders.items()), rules, numerics)
+        key = ("train", tuple(recorders.items()), rules, self.numerics, tuple(sorted(self.schedules.items())))
         if key not in self._programs:
-            step = self._train_step_function(recorders, rules, numerics)
+            step = self._train_step_function(recorders, rules)
             self._programs[key] = self._program("train", step, tuple(recorders))
         return self._programs[key]
 
@@ -298,9 +344,7 @@ class Engine:
             if not set(rule.changes) <= set(SETTINGS):
                 raise ValueError(f"{rule!r} changes {rule.changes!r}; what a rule may change is {SETTINGS!r}.")
 
-    def _train_step_function(
-        self, recorders: Mapping[str, Recorder | None], rules: Rules | None, numerics: str
-    ) -> StepFunction:
+    def _train_step_function(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
         asked: dict[str, Any] = dict(recorders)
         probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
         wanted: GradientNoise | None = getattr(self.parts.optimizer, "noise", None)
@@ -311,10 +355,14 @@ class Engine:
         computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
         from_logs = [name for name, recorder in recorders.items() if recorder is None]
         needs = set() if rules is None else {name for rule in rules.rules for name in rule.needs}
+        schedules, numerics = self.schedules, self.numerics
 
         def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
             recorded: dict[str, Any] = {}
-            with fused(self.parts.optimizer, numerics, self.jit_compile, self.run_eagerly):
+            with contextlib.ExitStack() as scope:
+                scope.enter_context(under(schedules, self.parts.optimizer, index))
+                if set(schedules) <= {"learning_rate"}:  # else what the fused form takes for a constant is scheduled
+                    scope.enter_context(fused(self.parts.optimizer, numerics, self.jit_compile, self.run_eagerly))
                 if self._own_train_step is not None:
                     logs = self._own_train_step(batch)
                 else:
@@ -386,9 +434,7 @@ class Engine:
         return named
 
 
-def explicit_parts(
-    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric], schedule: Schedule | None
-) -> Parts:
+def explicit_parts(model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]) -> Parts:
     """Parts handed over one by one."""
     tracker = keras.metrics.Mean(name="loss")
     call = model.call if isinstance(model, keras.layers.Layer) else model
@@ -410,7 +456,6 @@ def explicit_parts(
         metrics=lambda: [tracker, *metrics],
         trainable=lambda: model.trainable_variables,
         optimizer=optimizer,
-        schedule=schedule,
     )
 
 

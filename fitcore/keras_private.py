@@ -192,6 +192,12 @@ def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
     return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
 
 
+def has_own_schedule(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether its learning rate is a schedule or a function and can't be set. Why: the public `learning_rate` is the value
+    at this step (Keras >= 3.0)."""
+    return callable(getattr(optimizer, "inner_optimizer", optimizer)._learning_rate)
+
+
 def initial_epoch(model: Any, requested: int) -> int:
     """The epoch to start at. Why: BackupAndRestore says so by setting `model._initial_epoch` (Keras >= 3.0)."""
     return model._initial_epoch or requested

@@ -195,6 +195,8 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
             case Restore():
                 run.restore = hook.kept
             case Set("learning_rate", value):
+                if "learning_rate" in run.engine.schedules:
+                    raise ValueError(f"{hook.name} sets the learning rate, which `schedule` sets at each step.")
                 set_learning_rate(run.engine.parts.optimizer, value)
             case Set("batch_size", value):
                 if run.stream.rows is None:

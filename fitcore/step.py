@@ -97,9 +97,6 @@ def set_learning_rate(optimizer: Any, value: Any) -> None:
         )
 
 
-Schedule = Callable[[tf.Tensor], Any]  # step index (int64 scalar, 0 for the first) -> learning rate, traced into the loop
-
-
 @dataclass(frozen=True)
 class Parts:
     """The replaceable parts of a step. Each is called while the step is traced, once per program.
@@ -112,7 +109,6 @@ class Parts:
       metrics: () -> all metrics, loss included, in the order of the logs.
       trainable: () -> the variables to train.
       optimizer: an `Optimizer`; None can only evaluate.
-      schedule: the learning rate as a function of the step; None leaves it to the optimizer.
     """
 
     forward: Callable[[Any, bool], Any]
@@ -122,7 +118,6 @@ class Parts:
     metrics: Callable[[], Sequence[keras.metrics.Metric]]
     trainable: Callable[[], Sequence[Any]]
     optimizer: Optimizer | None
-    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -213,9 +208,6 @@ def train_step(
         loss = parts.loss(x, y, y_pred, sample_weight, True)
         parts.track_loss(loss, rows_of(x))
         objective = scaled(optimizer, loss)
-
-    if parts.schedule is not None:
-        set_learning_rate(optimizer, parts.schedule(step))
 
     variables = parts.trainable()
     ensure_built(optimizer, variables)
