@@ -225,7 +225,8 @@ class Probe:
         rows = tf.shape(self._rows)[0]
         result: dict[int, tuple[tf.Tensor, bool]] = {}
         groups = [(group, weight_factors(group, by_tap, self._batch)) for group in _connected(weights)]
-        flat = [factors for _, factors in groups if all(map(is_flat, factors.values())) and self._in_one(_need(factors))]
+        known = self._batch is not None  # else nothing says that their rows are equally many
+        flat = [fs for _, fs in groups if known and all(map(is_flat, fs.values())) and self._in_one(_need(fs))]
         flat_sums = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
         for group, factors in groups:
             means = {
@@ -234,7 +235,7 @@ class Probe:
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
             stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
             whole = isinstance(stride, int) and stride == 1
-            if any(factors is known for known in flat):
+            if any(factors is taken for taken in flat):
                 sums = {key: flat_sums[key] for key, f in factors.items() if f is not None}
             elif undivided or (isinstance(stride, int) and self._in_one(_need(factors), stride)):
                 measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))

@@ -15,7 +15,6 @@ import tensorflow as tf
 from fitcore.noise.factors import Factor, Outer, Plain, row_sum_sq, wide
 
 SMALL = 1 << 12  # values in a tensor that is copied
-UNKNOWN_ROWS = 256  # taken for the number of rows where it isn't known while tracing
 
 
 def is_flat(factor: Factor | None) -> bool:
@@ -24,7 +23,10 @@ def is_flat(factor: Factor | None) -> bool:
 
 
 def flat_deviations(factors: Mapping[int, Any]) -> dict[int, tf.Tensor]:
-    """`deviations` of factors that are flat and not None, by the same keys: sum over i of |J_i|^2 each."""
+    """`deviations` of factors that are flat and not None, by the same keys: sum over i of |J_i|^2 each.
+
+    All must have the same number of rows, known while tracing.
+    """
     parts = {key: [f.a[0], f.d] if isinstance(f, Outer) else [f.d] for key, f in factors.items()}
     tensors = {id(tensor): wide(tensor) for part in parts.values() for tensor in part}
     sums = dict(zip(tensors, _rows_sums_sq(list(tensors.values()))))
@@ -44,7 +46,7 @@ def _rows_sums_sq(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     groups: dict[Any, list[int]] = {}
     for k, tensor in enumerate(tensors):
         rows, width = tensor.shape
-        small = (rows or UNKNOWN_ROWS) * width <= SMALL
+        small = rows * width <= SMALL
         groups.setdefault((rows, width, tensor.dtype) if small else k, []).append(k)
     found: list[Any] = [None] * len(tensors)
     for members in groups.values():
