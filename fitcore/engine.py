@@ -361,8 +361,7 @@ class Engine:
             recorded: dict[str, Any] = {}
             with contextlib.ExitStack() as scope:
                 scope.enter_context(under(schedules, self.parts.optimizer, index))
-                if set(schedules) <= {"learning_rate"}:  # else what the fused form takes for a constant is scheduled
-                    scope.enter_context(fused(self.parts.optimizer, numerics, self.jit_compile, self.run_eagerly))
+                scope.enter_context(fused(self.parts.optimizer, numerics, self.jit_compile, self.run_eagerly))
                 if self._own_train_step is not None:
                     logs = self._own_train_step(batch)
                 else:

@@ -7,7 +7,19 @@ import re
 
 import keras
 
-from fitcore.hooks import NonFinite, Patience, StopOn
+from fitcore.hooks import (
+    Divergence,
+    EarlyStopping,
+    InLoop,
+    LowSignal,
+    NonFinite,
+    Patience,
+    Smoothed,
+    StopAfter,
+    StopOn,
+    StopRule,
+    Target,
+)
 from fitcore.noise import GradientNoise
 from fitcore.registry import register
 
@@ -24,13 +36,41 @@ for _estimator in ("auto", "per_example", "split"):
     register("noise", _estimator)(functools.partial(GradientNoise, _estimator))
 
 
+register("stop", "early_stopping")(EarlyStopping)
+register("stop", "after")(StopAfter)
+
+
 @register("stop", "patience")
-def patience(patience: int, monitor: str = "val_loss", min_delta: float = 0.0, mode: str = "min") -> StopOn:
-    """After `patience` epochs in a row without an improvement of `monitor` by more than `min_delta`."""
-    return StopOn(Patience(patience, min_delta, mode), monitor)
+def patience(
+    patience: int, monitor: str = "val_loss", min_delta: float = 0.0, mode: str = "min", smooth: float = 0.0
+) -> StopOn:
+    """After `patience` values of `monitor` in a row without an improvement by more than `min_delta`."""
+    return StopOn(_smoothed(Patience(patience, min_delta, mode), smooth), monitor)
+
+
+@register("stop", "target")
+def target(value: float, monitor: str = "val_loss", mode: str = "min", smooth: float = 0.0) -> StopOn:
+    """When `monitor` reaches `value`."""
+    return StopOn(_smoothed(Target(value, mode), smooth), monitor)
+
+
+@register("stop", "divergence")
+def divergence(factor: float, monitor: str = "step/loss", smooth: float = 0.0) -> StopOn:
+    """When `monitor` is above `factor` times the lowest so far."""
+    return StopOn(_smoothed(Divergence(factor), smooth), monitor)
 
 
 @register("stop", "non_finite")
 def non_finite(monitor: str = "step/loss") -> StopOn:
     """At the first NaN or infinity of `monitor`."""
     return StopOn(NonFinite(), monitor)
+
+
+@register("stop", "low_signal")
+def low_signal(threshold: float, patience: int = 1, after: int = 0, decay: float = 0.99) -> InLoop:
+    """When the batch gradient's signal-to-noise ratio has been below `threshold` for `patience` measurements."""
+    return InLoop(LowSignal(threshold, patience, after, decay))
+
+
+def _smoothed(rule: StopRule, decay: float) -> StopRule:
+    return Smoothed(rule, decay) if decay else rule

@@ -215,7 +215,9 @@ def train_step(
     wanted: Any = (list(variables), taps)
     gradients, deltas = tape.gradient(objective, wanted) if variables else wanted  # one pass backward for both
 
-    seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
+    watched = [apart(gradient) for gradient in gradients]
+    deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
+    seen = Observation(step, x, y, sample_weight, y_pred, loss, watched, variables, optimizer)
     recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update
     for name, probe in probes.items():
         recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts)
@@ -226,6 +228,29 @@ def train_step(
 
     logs = parts.update_metrics(x, y, y_pred, sample_weight)
     return logs, recorded
+
+
+def apart(tensor: Any) -> Any:
+    """The same value for those who only watch, by ops of its own where it is a product or a sum.
+
+    TensorFlow rearranges (a * b) * rate to a * (b * rate) if nobody else wants a * b: reading it would change last bits of the
+    training. Ops that are equal but for an `ensure_shape` are not merged with those of the training.
+    """
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.IndexedSlices(apart(tensor.values), tensor.indices, tensor.dense_shape)
+    if tensor is None or tf.executing_eagerly():
+        return tensor
+    operation = tensor.op
+    match operation.type:
+        case "Identity":
+            return apart(operation.inputs[0])
+        case "Reshape":
+            return tf.reshape(apart(operation.inputs[0]), operation.inputs[1])
+        case "Mul" | "AddV2" as kind:
+            a, b = (apart(part) for part in operation.inputs)
+            a = tf.ensure_shape(a, a.shape)
+            return a * b if kind == "Mul" else a + b
+    return tensor
 
 
 def test_step(parts: Parts, batch: Any) -> Any:

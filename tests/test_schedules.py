@@ -235,6 +235,20 @@ def test_under_loss_scaling_accumulation_and_eager_steps() -> None:
     assert not np.allclose(first, accumulating.weights[0].numpy())
 
 
+def test_the_batch_size_follows_its_schedule_in_one_trace() -> None:
+    model = linear()
+    rows = {"step/rows": lambda seen: tf.shape(seen.x)[0]}
+    schedule = {"batch_size": Piecewise((1, 3), (2.0, 4.0, 8.0)), "learning_rate": Cosine(9)}
+    history = fitcore.fit(model, *data(20), batch_size=4, verbose=0, schedule=schedule, record=rows)
+    assert history.steps["step/rows"].tolist() == [2, 2, 4, 4, 8]
+    assert history.account["traces"] == 1
+    double = {"batch_size": lambda step, base: tf.where(step < 2, base, 2 * base)}  # steps are counted from the first fit on
+    history = fitcore.fit(linear(), *data(20), batch_size=4, verbose=0, schedule=double, record=rows)
+    assert history.steps["step/rows"].tolist() == [4, 4, 8, 4]
+    with pytest.raises(ValueError, match="`batch_size` is a function already"):
+        fitcore.fit(linear(), *data(20), batch_size=lambda step: 4, schedule=double)
+
+
 class OwnStep(keras.Model):
     def __init__(self) -> None:
         super().__init__()
