@@ -8,11 +8,14 @@ import re
 import keras
 
 from fitcore.hooks import (
+    CABS,
     Divergence,
     EarlyStopping,
     InLoop,
     LowSignal,
+    NoiseLearningRate,
     NonFinite,
+    NormTest,
     Patience,
     Smoothed,
     StopAfter,
@@ -70,6 +73,24 @@ def non_finite(monitor: str = "step/loss") -> StopOn:
 def low_signal(threshold: float, patience: int = 1, after: int = 0, decay: float = 0.99) -> InLoop:
     """When the batch gradient's signal-to-noise ratio has been below `threshold` for `patience` measurements."""
     return InLoop(LowSignal(threshold, patience, after, decay))
+
+
+@register("schedule", "norm_test")
+def norm_test(theta: float, most: int, decay: float = 0.9) -> InLoop:
+    """Of the batch size: it grows to `most` as the batch's gradient fails the norm test."""
+    return InLoop(NormTest(theta, most, decay))
+
+
+@register("schedule", "cabs")
+def cabs(least: int, most: int, decay: float = 0.95) -> InLoop:
+    """Of the batch size: learning rate * tr(Sigma)/loss."""
+    return InLoop(CABS(least, most, decay))
+
+
+@register("schedule", "noise_rate")
+def noise_rate(highest: float, decay: float = 0.99) -> InLoop:
+    """Of the learning rate: highest/(1 + noise scale/batch size)."""
+    return InLoop(NoiseLearningRate(highest, decay))
 
 
 def _smoothed(rule: StopRule, decay: float) -> StopRule:

@@ -394,8 +394,12 @@ def test_what_is_no_optimizer_is_refused_before_training() -> None:
             super().__init__()
             self.learning_rate = 0.1
 
-    def engine(optimizer: Any, **parts: Any) -> fitcore.Engine:
-        return fitcore.Engine(linear(), optimizer=optimizer, loss=keras.losses.MeanSquaredError(), **parts)
+    class SetsRate(fitcore.Hook):
+        def after_epoch(self, view: fitcore.View) -> Any:
+            return fitcore.Set("learning_rate", 0.5)
+
+    def engine(optimizer: Any) -> fitcore.Engine:
+        return fitcore.Engine(linear(), optimizer=optimizer, loss=keras.losses.MeanSquaredError())
 
     with pytest.raises(TypeError, match=r"no method build and no apply_gradients\. Received: optimizer='adam' of type str"):
         engine("adam")
@@ -406,6 +410,6 @@ def test_what_is_no_optimizer_is_refused_before_training() -> None:
     ):
         engine(Stateless()).fit(*data(8), verbose=0)
     with pytest.raises(TypeError, match=r"is a tf\.Variable or a property\. Received: Constant with learning_rate=0\.1"):
-        engine(Constant(), schedule=lambda step: 0.1).fit(*data(8), verbose=0)
+        engine(Constant()).fit(*data(8), verbose=0, hooks=[SetsRate()])
     with pytest.raises(TypeError, match="`transformations` must be Transformations"):
         Chain(clip_by_global_norm, learning_rate=0.1)  # type: ignore[arg-type]
