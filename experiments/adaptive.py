@@ -148,9 +148,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         result[way] = {"examples": values[:, 0], "seconds": values[:, 1], "mean_batch": values[:, 2]}
 
     found = [where_it_stops(network, seed, train, test) for seed in seeds]
-    print(
-        f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and by how much the loss there is above the lowest"
-    )
+    print(f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and the held-out loss there above the lowest")
     for name in found[0]:
         epochs, excess = np.array([each[name] for each in found]).T
         print(f"{name:18s} epoch {np.median(epochs):4.0f}, above by {statistics.mean_of(excess)}")
