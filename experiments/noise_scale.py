@@ -24,8 +24,8 @@ predicted by the average over the fifths in the training at
     batch 80   92 (-20 to 204)
     batch 160  56 (27 to 84)
 
-so that prediction over outcome is 0.66, 1.58, 1.43 and 0.87: within a factor of 1.6 on seeds that the average was not chosen on,
-with intervals so wide at three of the four batch sizes that more than that order of magnitude is not confirmed. The ratio of
+so that prediction over outcome is 0.66, 1.58, 1.43 and 0.87: within a factor of 1.6 on seeds that the average was not chosen
+on, with intervals so wide at three of the four batch sizes that no more than the order of magnitude is confirmed. The ratio of
 averages over the whole training gave 26, 32, 48 and 18, below the outcome at every batch size.
 """
 

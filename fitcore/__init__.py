@@ -8,6 +8,7 @@ if keras.backend.backend() != "tensorflow":
         "Set KERAS_BACKEND=tensorflow before anything imports keras."
     )
 
+from fitcore import registered, schedules  # noqa: F401 (the first gives names)
 from fitcore.api import evaluate, fit
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
@@ -31,6 +32,7 @@ from fitcore.hooks import (
     NormTest,
     Outcome,
     Patience,
+    Plateau,
     Restore,
     Save,
     Set,
@@ -51,6 +53,8 @@ from fitcore.noise.gsnr import gradient_snr
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
+from fitcore.registry import make, register
+from fitcore.schedules import EachEpoch
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
 
@@ -62,6 +66,7 @@ __all__ = [
     "RECORDERS",
     "RETURNS",
     "Divergence",
+    "EachEpoch",
     "EarlyStopping",
     "Engine",
     "Evaluate",
@@ -78,6 +83,7 @@ __all__ = [
     "Outcome",
     "Patch",
     "Patience",
+    "Plateau",
     "Reshuffle",
     "Restore",
     "RetraceError",
@@ -100,9 +106,12 @@ __all__ = [
     "explain",
     "fit",
     "gradient_snr",
+    "make",
     "make_source",
     "patch_keras",
     "per_example",
+    "register",
+    "schedules",
     "test_on_batch",
     "test_step",
     "train_on_batch",

@@ -1,6 +1,6 @@
 """Run an unmodified script with Keras's methods routed through fitcore.
 
-    python -m fitcore [--logdir DIR [--noise]] script.py [args of the script]
+    python -m fitcore [--logdir DIR [--noise[=SPEC]]] script.py [args of the script]
 
 As `python -m cProfile` does, it runs the script as `__main__` with its own `sys.argv`. At the end, however the script ended, a
 short account goes to stderr: fits, steps and seconds, and what Keras had to run itself and why. TensorFlow and Keras are there
@@ -10,6 +10,7 @@ before the script begins: environment variables that it sets for them come too l
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import runpy
@@ -23,22 +24,24 @@ from fitcore import keras_private
 from fitcore.hooks import Hook, TensorBoard
 from fitcore.noise import GradientNoise
 from fitcore.patch import Hooks, Noise, Patch, patch_keras
+from fitcore.registry import make
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fitcore", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--logdir", metavar="DIR", help="write TensorBoard events of every fit there, a folder for each model")
-    parser.add_argument("--noise", action="store_true", help="measure the gradient noise too, for --logdir")
+    help_noise = "measure the gradient noise too, for --logdir; how: auto, split:splits=8, ... (--noise alone: auto)"
+    parser.add_argument("--noise", metavar="SPEC", type=_noise, help=help_noise)
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_with_values(sys.argv[1:] if arguments is None else arguments))
     if options.noise and not options.logdir:
         parser.error("--noise needs --logdir, where its curves go")
 
     sys.argv = [options.script, *options.args]
     sys.path[0] = os.path.dirname(os.path.abspath(options.script))
-    hooks, noise = observers_in(options.logdir) if options.logdir else (None, None)
-    patch = patch_keras(hooks, noise if options.noise else None)
+    hooks, noise = observers_in(options.logdir, options.noise) if options.logdir else (None, None)
+    patch = patch_keras(hooks, noise)
     try:
         runpy.run_path(options.script, run_name="__main__")
     finally:
@@ -46,7 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(account(patch), file=sys.stderr)
 
 
-def observers_in(directory: str) -> tuple[Hooks, Noise]:
+def _noise(spec: str) -> GradientNoise:
+    try:
+        return make("noise", spec)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --noise=auto for a --noise by itself, which argparse would have eat the script's name."""
+    given = list(arguments)
+    for i, argument in enumerate(given):
+        if argument == "--noise":
+            given[i] = "--noise=auto"
+        elif not argument.startswith("-") and (i == 0 or given[i - 1] != "--logdir"):
+            break  # the script; what follows is its own
+    return given
+
+
+def observers_in(directory: str, measured: GradientNoise | None) -> tuple[Hooks, Noise | None]:
     """What writes each model's fits, and their noise, into a folder of its own: DIR/1-sequential, DIR/2-functional, ..."""
     folders: weakref.WeakKeyDictionary[keras.Model, str] = weakref.WeakKeyDictionary()
     numbers = itertools.count(1)
@@ -66,9 +87,9 @@ def observers_in(directory: str) -> tuple[Hooks, Noise]:
     def noise(model: keras.Model) -> GradientNoise | None:
         if keras_private.overrides(model, "train_step") or model.run_eagerly:
             return None  # its step can't be seen into
-        return GradientNoise(directory=folder_of(model))
+        return dataclasses.replace(measured or GradientNoise(), directory=folder_of(model))
 
-    return hooks, noise
+    return hooks, None if measured is None else noise
 
 
 def account(patch: Patch) -> str:

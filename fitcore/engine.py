@@ -11,7 +11,7 @@ chunk = engine.train(stream, steps=100)                                         
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,13 +21,16 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.assembly import check_rules, training_step
 from fitcore.data import Stream
-from fitcore.hooks import SETTINGS, Hook, Rules, StepSeen
+from fitcore.hooks import Hook, Rules
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
+from fitcore.optimizers.fused import fused
+from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
-from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, Schedule, metric_results, rows_of, test_step, train_step
-
-Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
+from fitcore.schedules import EachEpoch, takes_base
+from fitcore.scheduling import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
+from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, check_optimizer, metric_results, set_learning_rate, test_step
 
 
 class Engine:
@@ -36,11 +39,12 @@ class Engine:
     Args:
       model: a Keras model or layer, or any `tf.Module`-like callable with `trainable_variables`; called as
         `model(x, training=...)`, or `model(x)` if it takes no `training`.
-      optimizer: a Keras optimizer, or anything with `fitcore.step.Optimizer`'s methods. None: can only evaluate.
+      optimizer: a Keras optimizer, or anything with `fitcore.step.Optimizer`'s two methods. None: can only evaluate.
       loss: (y_true, y_pred, sample_weight) -> scalar, for example a `keras.losses.Loss`. The model's own `losses`
         (regularization, `add_loss`) are added to it.
       metrics: Keras metrics, updated with (y_true, y_pred); the running mean of the loss always comes first.
-      schedule: learning rate as a function of the step index, traced into the loop.
+      schedule: learning rate as a function of the step index, traced into the loop, or a mapping from hyperparameters to such
+        functions, as in `fit`; for this engine's every step.
       jit_compile: compile the step with XLA. Changes last bits.
       run_eagerly: run op by op, for debugging.
     """
@@ -52,14 +56,17 @@ class Engine:
         optimizer: Optimizer | None = None,
         loss: Loss,
         metrics: Sequence[keras.metrics.Metric] = (),
-        schedule: Schedule | None = None,
+        schedule: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ) -> None:
         if not callable(loss):
             raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
-        parts = explicit_parts(model, optimizer, loss, list(metrics), schedule)
+        if optimizer is not None:
+            check_optimizer(optimizer)
+        parts = explicit_parts(model, optimizer, loss, list(metrics))
         self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        self.schedules = self._based(named_schedules(schedule))
 
     @classmethod
     def of_compiled(cls, model: keras.Model) -> Engine:
@@ -86,6 +93,7 @@ class Engine:
         self.parts = parts
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
+        self.numerics = "exact"
         self._compilation: Any = None
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
@@ -95,6 +103,8 @@ class Engine:
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
+        self.schedules = {}  # of the step alone, by hyperparameter; part of the training programs
+        self._bases: dict[str, tf.Variable] = {}
         self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
 
     # --- running --------------------------------------------------------------------------------------------------------
@@ -144,6 +154,48 @@ class Engine:
         from fitcore.api import fit_engine
 
         return fit_engine(self, x, y, **arguments)
+
+    @contextlib.contextmanager
+    def settings(self, schedule: Any, numerics: str) -> Iterator[None]:
+        """Within it the training programs follow fit's `numerics` and `schedule`, besides the engine's own schedules.
+
+        The learning rate that the optimizer had before is the base, and is put back at the end: a schedule belongs to the
+        fit, so that in a loop of fits each begins from the same base.
+
+        Raises:
+          TypeError, ValueError: it is no schedule, or the optimizer hasn't got what it schedules.
+        """
+        named = named_schedules(schedule)
+        per_step = {name: each for name, each in named.items() if not isinstance(each, EachEpoch) and name != BATCH_SIZE}
+        kept, optimizer = self.schedules, self.parts.optimizer
+        self.numerics = numerics
+        rate = current(optimizer, "learning_rate") if "learning_rate" in per_step else None
+        self.schedules = {**kept, **self._based(per_step)}
+        try:
+            yield
+        finally:
+            self.schedules, self.numerics = kept, "exact"
+            if rate is not None and not holds_number(optimizer):
+                set_learning_rate(optimizer, rate)
+
+    def _based(self, schedules: Schedules) -> Schedules:
+        """The schedules as functions of the step alone, their bases being what the optimizer has now."""
+        based = {}
+        for name, schedule in schedules.items():
+            if self.parts.optimizer is None:
+                raise ValueError("`schedule` needs an optimizer. Received: optimizer=None")
+            value = current(self.parts.optimizer, name)
+            based[name] = schedule
+            if takes_base(schedule):
+                if value is None and getattr(schedule, "base", None) is None:
+                    raise ValueError(
+                        f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`."
+                    )
+                if name not in self._bases:
+                    self._bases[name] = tf.Variable(0.0, trainable=False, dtype=keras.config.floatx())
+                self._bases[name].assign(value or 0.0)
+                based[name] = Based(schedule, self._bases[name])
+        return based
 
     def reset_metrics(self) -> None:
         """Start the running means afresh, as at an epoch's start."""
@@ -200,19 +252,19 @@ class Engine:
     # --- programs -------------------------------------------------------------------------------------------------------
 
     def train_program(self, record: Any = (), rules: Rules | None = None) -> Program:
-        """The program that trains, records `record` and applies `rules`.
+        """The program that trains with the settings as they are, records `record` and applies `rules`.
 
         Raises:
-          ValueError: a rule reads what is not recorded.
+          ValueError: a rule reads what is not recorded; the optimizer needs noise that can't be measured.
         """
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
+        self._check_noise_of_optimizer()
         recorders = self.recorders(record)
-        self._check_rules(rules, recorders)
-        key = ("train", tuple(recorders.items()), rules)
+        check_rules(rules, recorders)
+        key = ("train", tuple(recorders.items()), rules, self.numerics, tuple(sorted(self.schedules.items())))
         if key not in self._programs:
-            step = self._train_step_function(recorders, rules)
-            self._programs[key] = self._program("train", step, tuple(recorders))
+            self._programs[key] = self._program("train", self._training_step(recorders, rules), tuple(recorders))
         return self._programs[key]
 
     def test_program(self) -> Program:
@@ -259,63 +311,29 @@ class Engine:
             run_eagerly=self.run_eagerly,
         )
 
-    def _check_rules(self, rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
-        noises: list[Any] = [recorder for recorder in recorders.values() if isinstance(recorder, GradientNoise)]
-        known = {*recorders, *(name for noise in noises for name in NOISE_TOTALS if noise.evidence or "evidence" not in name)}
-        for rule in () if rules is None else rules.rules:
-            try:
-                hash(rule)
-            except TypeError as error:
-                raise TypeError(f"{rule!r} must be hashable, as a frozen dataclass is: equal rules share a program.") from error
-            if not set(rule.needs) <= known:
-                raise ValueError(f"{rule!r} reads {sorted(set(rule.needs) - known)}; what this run records is {sorted(known)}.")
-            if not set(rule.changes) <= set(SETTINGS):
-                raise ValueError(f"{rule!r} changes {rule.changes!r}; what a rule may change is {SETTINGS!r}.")
+    def _training_step(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
+        noises: list[tuple[str, Any]] = [(name, each) for name, each in recorders.items() if isinstance(each, GradientNoise)]
+        wanted: GradientNoise | None = getattr(self.parts.optimizer, "noise", None)
+        return training_step(
+            self.parts,
+            self._own_train_step,
+            recorders,
+            probes={name: self.probe(noise) for name, noise in noises},
+            for_optimizer=None if wanted is None else self.probe(wanted),
+            rules=rules,
+            schedules=self.schedules,
+            update=functools.partial(
+                fused, self.parts.optimizer, self.numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly
+            ),
+        )
 
-    def _train_step_function(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
-        asked: dict[str, Any] = dict(recorders)
-        probes = {name: self.probe(noise) for name, noise in asked.items() if isinstance(noise, GradientNoise)}
-        computed = {name: recorder for name, recorder in recorders.items() if recorder is not None and name not in probes}
-        from_logs = [name for name, recorder in recorders.items() if recorder is None]
-        needs = set() if rules is None else {name for rule in rules.rules for name in rule.needs}
-
-        def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
-            recorded: dict[str, Any] = {}
-            if self._own_train_step is not None:
-                logs = self._own_train_step(batch)
-            else:
-                logs, recorded = train_step(self.parts, batch, index, computed, probes)
-            if from_logs:
-                values = metric_results(self.parts.metrics()) if logs is None else logs
-                unknown = sorted(set(from_logs) - set(values))
-                if unknown:
-                    raise ValueError(
-                        f"`record` names {unknown}, but there are only {sorted(RECORDERS)} and the logs {sorted(values)}."
-                    )
-                recorded = recorded | {name: values[name] for name in from_logs}
-            if rules is not None:
-                values = {name: tf.cast(recorded[name], tf.float64) for name in recorded if name in needs}
-                for name, probe in probes.items():
-                    values |= probe.totals(recorded[name])
-                seen = StepSeen(index, tf.cast(rows_of(batch), tf.float64), values)
-                state, stopped_by, settings = rules.after_step(carried["state"], seen)
-                carried = {**carried, "state": state, "stopped_by": stopped_by} | self._set(settings)
-            return logs, recorded, carried
-
-        return step
-
-    def _set(self, settings: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Change settings from the next step on, traced; returns those that the loop carries."""
-        changed = {}
-        for name, value in settings.items():
-            if name == "learning_rate":
-                self.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
-            else:
-                rows = tf.cast(value, tf.int64)
-                message = "`batch_size` was set to less than 1 by a hook or a schedule."
-                with tf.control_dependencies([tf.debugging.assert_positive(rows, message)]):
-                    changed["rows"] = tf.identity(rows)
-        return changed
+    def _check_noise_of_optimizer(self) -> None:
+        if getattr(self.parts.optimizer, "noise", None) is None or not (self.has_own_step or self.run_eagerly):
+            return
+        raise ValueError(
+            f"{type(self.parts.optimizer).__name__} needs the gradient noise, which is measured inside fitcore's own compiled "
+            f"step. Received: {'run_eagerly=True' if self.run_eagerly else 'a model with a train_step of its own'}"
+        )
 
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
@@ -350,68 +368,6 @@ class Engine:
                 "values can't be seen. Record what it returns in its logs, by their names."
             )
         return named
-
-
-def explicit_parts(
-    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric], schedule: Schedule | None
-) -> Parts:
-    """Parts handed over one by one."""
-    tracker = keras.metrics.Mean(name="loss")
-    call = model.call if isinstance(model, keras.layers.Layer) else model
-    with_training = "training" in inspect.signature(call).parameters
-
-    def total_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
-        terms = [loss(y, y_pred, sample_weight), *getattr(model, "losses", ())]
-        return terms[0] if len(terms) == 1 else keras.ops.sum(terms)
-
-    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
-        for metric in metrics:
-            metric.update_state(y, y_pred, sample_weight)
-
-    return Parts(
-        forward=lambda x, training: model(x, training=training) if with_training else model(x),
-        loss=total_loss,
-        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
-        update_metrics=update_metrics,
-        metrics=lambda: [tracker, *metrics],
-        trainable=lambda: model.trainable_variables,
-        optimizer=optimizer,
-        schedule=schedule,
-    )
-
-
-def compiled_parts(model: keras.Model) -> Parts:
-    """The parts of a compiled Keras model, its overrides of `compute_loss` and `compute_metrics` included."""
-    own_metrics = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
-    with_training = keras_private.takes_training(model)
-    tracker = keras_private.loss_tracker(model)
-
-    def loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
-        try:
-            return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
-        except ValueError as error:
-            if y is None and keras_private.has_loss(model):  # Keras's own words would be "None values not supported."
-                raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
-            raise
-
-    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
-        if own_metrics:
-            logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-            return logs
-        compiled = keras_private.compile_metrics(model)
-        if compiled is not None:
-            compiled.update_state(y, y_pred, sample_weight)
-        return None
-
-    return Parts(
-        forward=lambda x, training: model(x, training=training) if with_training else model(x),
-        loss=loss,
-        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
-        update_metrics=update_metrics,
-        metrics=lambda: model.metrics,
-        trainable=lambda: model.trainable_weights,
-        optimizer=model.optimizer,
-    )
 
 
 def _compilation(model: keras.Model) -> tuple[Any, ...]:

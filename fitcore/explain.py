@@ -17,6 +17,8 @@ from fitcore.hooks import Rules
 from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
+from fitcore.optimizers.fused import describe
+from fitcore.scheduling import named_schedules
 
 
 def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **arguments: Any) -> str:
@@ -39,14 +41,20 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     given = bound.arguments
     check_arguments(given)
 
-    given["batch_size"], given["hooks"] = first_batch_size(given["batch_size"], given["hooks"], engine.steps_done())
+    schedules = named_schedules(given["schedule"])
+    rows, given["hooks"] = first_batch_size(given["batch_size"], schedules, given["hooks"], engine.steps_done())
+    given["batch_size"] = rows
     data, stream = _data(engine, given)
     lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
     lines["step"] = _step(engine)
+    lines["update"] = _update(engine, given["numerics"])
     noise = measured_noise(engine, given["noise"], given["hooks"])
     if noise is not None:
         lines["noise"] = _noise(engine, noise)
-    lines["traces"] = _traces(engine, given, stream)
+    if schedules:
+        lines["schedule"] = "; ".join(f"{name}: {each}" for name, each in schedules.items())
+    with engine.settings(schedules, given["numerics"]):
+        lines["traces"] = _traces(engine, given, stream)
     lines["exact"] = _exactness(engine, given)
     head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
     return "\n".join([head, *(f"  {name:<12}{line}" for name, line in lines.items())])
@@ -135,6 +143,13 @@ def _step(engine: Engine) -> str:
     return f"{how}; {compiled}; {policy}; {type(parts.optimizer).__name__}; on {device}"
 
 
+def _update(engine: Engine, numerics: str) -> str:
+    """In which form the optimizer updates the weights."""
+    optimizer, variables = engine.parts.optimizer, engine.parts.trainable()
+    form = describe(optimizer, variables, numerics, engine.jit_compile, engine.run_eagerly)
+    return f"{type(optimizer).__name__}: {form}"
+
+
 def _noise(engine: Engine, noise: GradientNoise) -> str:
     """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
     often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
@@ -154,7 +169,8 @@ def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str
         return "none"
     noise = measured_noise(engine, given["noise"], given["hooks"])
     rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
-    program = engine.train_program(engine.recorded(given["record"], given["hooks"], noise), Rules(rules) if rules else None)
+    record = engine.recorded(given["record"], given["hooks"], noise)
+    program = engine.train_program(record, Rules(rules) if rules else None)
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 
@@ -168,6 +184,10 @@ def _exactness(engine: Engine, given: dict[str, Any]) -> str:
         return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
     if changes_batch_size(given["hooks"]):
         return f"not defined: the batch size may change, which {against} can't do"
+    if _update(engine, given["numerics"]).endswith("not bit-identical"):
+        return f'no: numerics="fast" rounds otherwise than {against}'
+    if given["schedule"] is not None:
+        return f"not defined: {against} has no `schedule` to compare with"
     verdict = f"yes: bit-identical to {against}"
     if keras_private.global_seed() is None:
         verdict += ", from the same random state (no global seed is set: neither repeats itself)"

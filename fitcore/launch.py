@@ -12,6 +12,17 @@
 
     python -m experiments.NAME --epochs=5                   # flags: the experiment's own and those below; --help lists them
 
+An experiment that takes its optimizer, schedule, stop hooks or noise measurement from the command line says so, with defaults:
+
+    launch.run(main, flags={"optimizer": "adam:1e-3", "schedule": None, "stop": None, "noise": None})
+
+    python -m experiments.NAME --optimizer=adamw:1e-3,weight_decay=0.01 --schedule=warmup:500,cosine:10000
+    python -m experiments.NAME --schedule=momentum=linear:1000:0.85,end=0.95 --stop=patience:5 --stop=non_finite --noise
+
+and builds with `run.optimizer()`, `run.schedule()`, `run.hooks()`, `run.noise()`. fitcore/registry.py says how specs are
+written; --helpfull lists all that is registered, the experiment's own included, with parameters. Flags not asked for don't
+exist.
+
 A run's directory, runs/NAME/<date and time> unless --logdir says otherwise, holds
     flags.txt         every flag's value, a flagfile: python -m experiments.NAME --flagfile=<it> does the same run again
     environment.json  versions, devices, seed, determinism, command line, git commit
@@ -33,7 +44,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,18 +52,23 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import app
+from absl import flags as absl_flags
 
-_LOGDIR = flags.DEFINE_string(
+from fitcore import registry, spec_flags
+from fitcore.hooks import Hook
+from fitcore.noise import GradientNoise
+
+_LOGDIR = absl_flags.DEFINE_string(
     "logdir", None, "Folder the run is written into; it must not hold a run yet. Default: runs/<experiment>/<date and time>."
 )
-_SEED = flags.DEFINE_integer(
+_SEED = absl_flags.DEFINE_integer(
     "seed", 0, "Seed of Python's, NumPy's and TensorFlow's random numbers.", lower_bound=0, upper_bound=2**32 - 1
 )
-_DETERMINISTIC = flags.DEFINE_bool(
+_DETERMINISTIC = absl_flags.DEFINE_bool(
     "deterministic", True, "TensorFlow's op determinism: the same flags give the same bits on a GPU too, at some cost there."
 )
-_VERBOSE = flags.DEFINE_enum(
+_VERBOSE = absl_flags.DEFINE_enum(
     "verbose",
     "auto",
     ["auto", "0", "1", "2"],
@@ -74,12 +90,51 @@ class RunDirectory:
         to start alike.
       verbose: --verbose, for `fit` and `evaluate`; "auto" is decided: 1 on a terminal, else 0. (Keras's own shows a bar in a
         pipe too.)
+      specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
+        of specs or None.
     """
 
     path: Path
     seed: int = 0
     verbose: int = 0
+    specs: Mapping[str, Any] = field(default_factory=dict)
     _histories: dict[str, keras.callbacks.History] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """A new optimizer as --optimizer says, one for each model."""
+        spec = self._spec("optimizer")
+        if spec is None:
+            raise ValueError("`flags` of launch.run must give --optimizer a default spec, such as 'adam'. Received: None")
+        return registry.make("optimizer", spec)
+
+    def schedule(self) -> dict[str, Any]:
+        """fit's `schedule`: what --schedule says, by what is scheduled; empty without the flag. (A plateau is in `hooks`.)"""
+        return {name: made for name, made in self._schedules().items() if not isinstance(made, Hook)}
+
+    def hooks(self) -> list[Hook]:
+        """New hooks for one fit: those of --stop and those of --schedule. Kept for several fits, they go on counting."""
+        stops = self._spec("stop") or () if "stop" in self.specs else ()
+        scheduling = self._schedules().values() if "schedule" in self.specs else ()
+        return [*(made for made in scheduling if isinstance(made, Hook)), *(registry.make("stop", spec) for spec in stops)]
+
+    def noise(self) -> GradientNoise | bool:
+        """fit's `noise`: what --noise says; False without the flag."""
+        spec = self._spec("noise")
+        return False if spec is None else registry.make("noise", spec)
+
+    def unused(self) -> list[str]:
+        """Names of the flags that were given and never asked for by one of the methods above."""
+        return [name for name, spec in self.specs.items() if spec and name not in self._used]
+
+    def _schedules(self) -> dict[str, Any]:
+        return spec_flags.schedules_of(self._spec("schedule") or ())
+
+    def _spec(self, name: str) -> Any:
+        if name not in self.specs:
+            raise ValueError(f"`flags` of launch.run must name {name!r} for the experiment to use it.")
+        self._used.add(name)
+        return self.specs[name]
 
     def history(self, name: str) -> keras.callbacks.History:
         """A fresh History for one fit, to be put into its `callbacks`: the fit fills it, and history.json gets it.
@@ -108,7 +163,9 @@ class RunDirectory:
         _write_json(self.path / "history.json", found)
 
 
-def run(main: Callable[[RunDirectory], Mapping[str, Any] | None]) -> NoReturn:
+def run(
+    main: Callable[[RunDirectory], Mapping[str, Any] | None], flags: Mapping[str, str | Sequence[str] | None] = {}
+) -> NoReturn:
     """Parse the flags, run `main` in a new run directory, and exit.
 
     The exit status is 0; 1 for a wrong flag, an unwritable directory, an error, or a result whose "passed" is false (for
@@ -116,10 +173,16 @@ def run(main: Callable[[RunDirectory], Mapping[str, Any] | None]) -> NoReturn:
 
     Args:
       main: the experiment. What it returns is written to result.json.
+      flags: which of the flags "optimizer", "schedule", "stop" and "noise" the experiment takes, and their defaults: specs,
+        None for nothing. `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is reported.
+
+    Raises:
+      ValueError: `flags` names another, or a default is no spec.
     """
-    for holder in _COMMON:  # so that --help lists them with the experiment's own
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[holder.name])
-    app.run(functools.partial(_launch, main))
+    spec_flags.define(flags)
+    for name in (*(holder.name for holder in _COMMON), *flags):  # so that --help lists them with the experiment's own
+        absl_flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl_flags.FLAGS[name])
+    app.run(functools.partial(_launch, main, tuple(flags)))
     raise AssertionError("app.run doesn't return")
 
 
@@ -132,12 +195,17 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], arguments: list[str]) -> int:
+def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tuple[str, ...], arguments: list[str]) -> int:
     if len(arguments) > 1:
         sys.exit(f"Unknown argument {arguments[1]!r}: everything is set by flags, --name=value. --help lists them.")
+    specs = {name: absl_flags.FLAGS[name].value for name in asked}
+    try:
+        spec_flags.schedules_of(specs.get("schedule") or ())
+    except ValueError as error:
+        sys.exit(f"--schedule: {error}")
     directory = _new_directory(_LOGDIR.value)
     verbose = int(sys.stdout.isatty()) if _VERBOSE.value == "auto" else int(_VERBOSE.value)
-    run = RunDirectory(directory, _SEED.value, verbose)
+    run = RunDirectory(directory, _SEED.value, verbose, specs)
     keras.utils.set_random_seed(run.seed)
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
@@ -149,6 +217,8 @@ def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], arguments:
         return INTERRUPTED
     finally:
         run.write_histories()
+    for name in run.unused():
+        print(f"--{name} was given, but the experiment never asked for it: it had no effect.", file=sys.stderr)
     _write_json(directory / "result.json", {} if result is None else result)
     print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
     print(f"The same run again: {_command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}")
@@ -184,8 +254,8 @@ def _flagfile() -> str:
 
     Not absl's `flags_into_string`: that has the flags of everything imported too, which another version may not know.
     """
-    known = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
-    given = {name: flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS[name].present}
+    known = {flag.name: flag for flag in absl_flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    given = {name: absl_flags.FLAGS[name] for name in absl_flags.FLAGS if absl_flags.FLAGS[name].present}
     chosen = {name: flag for name, flag in sorted((known | given).items()) if name not in _NOT_IN_FLAGFILE}
     lines = [flag.serialize() for flag in chosen.values() if flag.value is not None]
     return "\n".join([f"# {_command()} --flagfile=<this file>", *lines, ""])

@@ -29,6 +29,7 @@ from fitcore.data import Stream
 from fitcore.engine import Engine
 from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop
 from fitcore.state import Run, StopReason
+from fitcore.step import set_learning_rate
 
 SECONDS_PER_CALL = 0.25  # a compiled call returns about this often, so that progress and Ctrl-C stay alive
 
@@ -194,7 +195,9 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
             case Restore():
                 run.restore = hook.kept
             case Set("learning_rate", value):
-                run.engine.parts.optimizer.learning_rate = value  # type: ignore[union-attr]
+                if "learning_rate" in run.engine.schedules:
+                    raise ValueError(f"{hook.name} sets the learning rate, which `schedule` sets at each step.")
+                set_learning_rate(run.engine.parts.optimizer, value)
             case Set("batch_size", value):
                 if run.stream.rows is None:
                     raise ValueError(

@@ -15,20 +15,86 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from fitcore.optimizers.measured import measured
+
 
 class Optimizer(Protocol):
-    """What the step needs of an optimizer. Every Keras optimizer has it."""
+    """What the step needs of an optimizer. Every Keras optimizer has it, and a class of one's own needs no more.
 
-    learning_rate: Any
+    It may also have, and every Keras optimizer has:
+      learning_rate: a `tf.Variable`, or a property that can be set; for schedules and hooks that set it.
+      scale_loss: (loss) -> the loss to differentiate, for mixed precision; `apply_gradients` must undo the scale.
+      iterations: steps done so far, a counter among the variables; without it each fit counts its steps from 0.
+      noise: a `fitcore.GradientNoise`, for an optimizer that needs the gradient noise. Its `apply_gradients` is then called
+        with a second argument, what was measured in this very step: a `fitcore.optimizers.Measured`.
+    """
 
-    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss to differentiate: scaled under mixed precision or gradient accumulation, else unchanged."""
+    variables: Any  # all its state, as a sequence of variables: what is saved and restored. Needed from `build` on
+
+    def build(self, variables: Sequence[Any]) -> Any:
+        """Make the state for these variables. Called once, before the first update, outside of any graph."""
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> Any:
-        """Update the variables, undoing `scale_loss`. A gradient may be None or `tf.IndexedSlices`."""
+        """Update the variables; traced into the step. A gradient may be None or `tf.IndexedSlices`."""
 
 
-Schedule = Callable[[tf.Tensor], Any]  # step index (int64 scalar, 0 for the first) -> learning rate, traced into the loop
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what isn't an optimizer.
+
+    Raises:
+      TypeError: a method of `Optimizer` is missing.
+    """
+    missing = [name for name in ("build", "apply_gradients") if not callable(getattr(optimizer, name, None))]
+    if missing or isinstance(optimizer, type):
+        what = (
+            "give an instance of this class" if isinstance(optimizer, type) else f"it has no method {' and no '.join(missing)}"
+        )
+        raise TypeError(
+            f"`optimizer` must be a Keras optimizer or have the methods of fitcore.step.Optimizer; {what}. "
+            f"Received: optimizer={optimizer!r} of type {type(optimizer).__name__}"
+        )
+
+
+def ensure_built(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Let an optimizer of one's own make its state, once. Keras's build themselves, at their first update.
+
+    Raises:
+      TypeError: it has no `variables` afterwards.
+    """
+    if isinstance(optimizer, keras.optimizers.Optimizer) or getattr(optimizer, "built", False):
+        return
+    with tf.init_scope():  # out of the graph that is being traced
+        optimizer.build(list(variables))
+    optimizer.built = True
+    if not isinstance(getattr(optimizer, "variables", None), (list, tuple)):
+        raise TypeError(
+            "`optimizer`: after `build`, `variables` must be a list of all its state. "
+            f"Received: {type(optimizer).__name__} with variables={getattr(optimizer, 'variables', None)!r}"
+        )
+
+
+def scaled(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+    """The loss to differentiate."""
+    scale_loss = getattr(optimizer, "scale_loss", None)
+    return loss if scale_loss is None else scale_loss(loss)
+
+
+def set_learning_rate(optimizer: Any, value: Any) -> None:
+    """Set the learning rate, in the graph or outside.
+
+    Raises:
+      TypeError: there is none that can be set.
+    """
+    current = getattr(optimizer, "learning_rate", None)
+    if isinstance(current, tf.Variable) and not isinstance(optimizer, keras.optimizers.Optimizer):
+        current.assign(tf.cast(value, current.dtype))
+    elif isinstance(getattr(type(optimizer), "learning_rate", None), property):
+        optimizer.learning_rate = value
+    else:  # a plain number would be a constant of the compiled step
+        raise TypeError(
+            "A learning rate can only be set if `optimizer.learning_rate` is a tf.Variable or a property. "
+            f"Received: {type(optimizer).__name__} with learning_rate={current!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,8 +108,7 @@ class Parts:
       update_metrics: (x, y, y_pred, sample_weight) -> logs of this step, or None for "the metrics' results".
       metrics: () -> all metrics, loss included, in the order of the logs.
       trainable: () -> the variables to train.
-      optimizer: as above; None can only evaluate.
-      schedule: the learning rate as a function of the step; None leaves it to the optimizer.
+      optimizer: an `Optimizer`; None can only evaluate.
     """
 
     forward: Callable[[Any, bool], Any]
@@ -53,7 +118,6 @@ class Parts:
     metrics: Callable[[], Sequence[keras.metrics.Metric]]
     trainable: Callable[[], Sequence[Any]]
     optimizer: Optimizer | None
-    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +152,7 @@ def gradient_norm(seen: Observation) -> tf.Tensor:
     dense = [tf.convert_to_tensor(g) for g in seen.gradients if g is not None]  # sums rows an embedding met twice
     squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32 if g.dtype.size < 4 else g.dtype))) for g in dense]
     norm = tf.sqrt(tf.add_n([tf.cast(s, tf.float64) for s in squares]))
-    return norm / tf.cast(seen.optimizer.scale_loss(tf.ones((), tf.float32)), tf.float64)
+    return norm / tf.cast(scaled(seen.optimizer, tf.ones((), tf.float32)), tf.float64)
 
 
 RECORDERS: Mapping[str, Recorder] = {
@@ -112,7 +176,12 @@ class Probe(Protocol):
 
 
 def train_step(
-    parts: Parts, batch: Any, step: tf.Tensor, recorders: Mapping[str, Recorder], probes: Mapping[str, Probe] = {}
+    parts: Parts,
+    batch: Any,
+    step: tf.Tensor,
+    recorders: Mapping[str, Recorder],
+    probes: Mapping[str, Probe] = {},
+    for_optimizer: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train on one batch.
 
@@ -122,6 +191,7 @@ def train_step(
       step: index of this optimizer step, int64 scalar.
       recorders: scalars to compute, by name.
       probes: what else to measure, by name.
+      for_optimizer: which of them measures what the optimizer asks for.
 
     Returns:
       (logs or None, recorded scalars by name).
@@ -137,26 +207,50 @@ def train_step(
             y_pred = parts.forward(x, True)
         loss = parts.loss(x, y, y_pred, sample_weight, True)
         parts.track_loss(loss, rows_of(x))
-        objective = optimizer.scale_loss(loss)
-
-    if parts.schedule is not None:
-        optimizer.learning_rate = parts.schedule(step)
+        objective = scaled(optimizer, loss)
 
     variables = parts.trainable()
+    ensure_built(optimizer, variables)
     taps = {name: probe.taps(x, variables) for name, probe in probes.items()}
     wanted: Any = (list(variables), taps)
     gradients, deltas = tape.gradient(objective, wanted) if variables else wanted  # one pass backward for both
 
-    seen = Observation(step, x, y, sample_weight, y_pred, loss, gradients, variables, optimizer)
+    watched = [apart(gradient) for gradient in gradients]
+    deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
+    seen = Observation(step, x, y, sample_weight, y_pred, loss, watched, variables, optimizer)
     recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update
     for name, probe in probes.items():
         recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts)
 
     if variables:
-        optimizer.apply_gradients(zip(gradients, variables))
+        noise = () if for_optimizer is None else (measured(probes[for_optimizer], recorded[for_optimizer]),)
+        optimizer.apply_gradients(zip(gradients, variables), *noise)
 
     logs = parts.update_metrics(x, y, y_pred, sample_weight)
     return logs, recorded
+
+
+def apart(tensor: Any) -> Any:
+    """The same value for those who only watch, by ops of its own where it is a product or a sum.
+
+    TensorFlow rearranges (a * b) * rate to a * (b * rate) if nobody else wants a * b: reading it would change last bits of the
+    training. Ops that are equal but for an `ensure_shape` are not merged with those of the training.
+    """
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.IndexedSlices(apart(tensor.values), tensor.indices, tensor.dense_shape)
+    if tensor is None or tf.executing_eagerly():
+        return tensor
+    operation = tensor.op
+    match operation.type:
+        case "Identity":
+            return apart(operation.inputs[0])
+        case "Reshape":
+            return tf.reshape(apart(operation.inputs[0]), operation.inputs[1])
+        case "Mul" | "AddV2" as kind:
+            a, b = (apart(part) for part in operation.inputs)
+            a = tf.ensure_shape(a, a.shape)
+            return a * b if kind == "Mul" else a + b
+    return tensor
 
 
 def test_step(parts: Parts, batch: Any) -> Any:

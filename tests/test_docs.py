@@ -29,7 +29,7 @@ def test_runs(code, monkeypatch):
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     names = {"model": model, "x": x, "y": x[:, :3].argmax(axis=1)}
-    names |= {"dataclasses": dataclasses, "keras": keras, "tf": tf, "fitcore": fitcore}
+    names |= {"dataclasses": dataclasses, "keras": keras, "tf": tf, "np": np, "fitcore": fitcore}
     # An example's flags are its own: experiments that other tests have imported may define the same.
     monkeypatch.setattr(flags, "DEFINE_integer", functools.partial(flags.DEFINE_integer, flag_values=flags.FlagValues()))
     exec(compile(code, "<documentation>", "exec"), names | {"__name__": "documentation"})

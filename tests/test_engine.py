@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -173,10 +173,10 @@ class PlainSGD:
     """An optimizer with nothing but what the step asks for."""
 
     def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = tf.Variable(learning_rate)
+        self.learning_rate = learning_rate
 
-    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        return loss
+    def build(self, variables: Sequence[Any]) -> None:
+        self.variables: list[Any] = []
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> None:
         for gradient, variable in grads_and_vars:

@@ -459,3 +459,17 @@ def test_one_warning_for_losses_that_are_not_finite() -> None:
     messages = [str(warning.message) for warning in caught if "The loss is" in str(warning.message)]
     assert len(messages) == 1
     assert "at step 2 (epoch 0)" in messages[0]
+
+
+def test_what_is_recorded_changes_no_bit() -> None:
+    """The gradient of BatchNormalization's gamma is a product, which TensorFlow rearranges if nobody else reads it."""
+
+    def trained(**arguments: Any) -> list[bytes]:
+        keras.utils.set_random_seed(0)
+        model = noisy(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+        fit(model, rows=264, batch_size=32, epochs=3, **arguments)
+        return list(state(model).values())
+
+    plain = trained()
+    assert trained(record=["step/gradient_norm"]) == plain
+    assert trained(noise=True) == plain

@@ -163,6 +163,14 @@ def test_a_batch_size_schedule_traces_once_and_each_epoch_sees_all_rows() -> Non
     assert sizes.tolist() == expected
 
 
+def test_from_32_to_512_in_one_run_traces_once() -> None:
+    history = fitcore.fit(
+        linear(), *data(6000), batch_size=lambda step: 32 * 2 ** (step // 10), epochs=3, verbose=0, record={"step/rows": rows}
+    )
+    assert sorted(set(history.steps["step/rows"]) & {32, 64, 128, 256, 512}) == [32, 64, 128, 256, 512]
+    assert history.account["traces"] == 1
+
+
 def test_a_constant_schedule_is_the_fixed_size() -> None:
     """Bit for bit, where the graph knows of neither size: 3 doesn't divide the rows."""
     fixed, scheduled = linear(), linear()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from benchmarks.parity.setup import Impossible, Setup, case, mlp, regression, stack
@@ -103,6 +104,45 @@ def several_optimizers() -> Setup:
     kernels, biases = keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.05)
     optimizer = named("MultiOptimizer", lambda variable: biases if variable.path.endswith("bias") else kernels)
     return mlp(optimizer=optimizer), regression() | {"epochs": 2}
+
+
+def fused_case(name: str, text: str, make: Callable[[], keras.optimizers.Optimizer], policy: str = "float32") -> None:
+    """Register a deep model with all forms of the fused update: weights large, small and many, one with sparse gradients."""
+
+    def build() -> Setup:
+        keras.config.set_dtype_policy(policy)
+        body = [layers.Embedding(9, 6), layers.Flatten(), *(layers.Dense(18, activation="relu") for _ in range(4))]
+        output = layers.Dense(1, dtype="float32", kernel_constraint=keras.constraints.UnitNorm())
+        x, y = np.random.default_rng(0).integers(0, 9, (80, 4)), np.random.default_rng(1).normal(size=(80, 1)).astype("float32")
+        model = keras.Sequential([keras.Input((4,), dtype="int32"), *body, output])
+        model.compile(make(), "mse")
+        return model, {"x": x, "y": y, "batch_size": 8, "epochs": 2}
+
+    build.__name__, build.__doc__ = name, text
+    case(build)
+
+
+fused_case(
+    "fused_adam",
+    "Fused: Adam with clipnorm, weight decay, use_ema and a sparse gradient",
+    lambda: OPT.Adam(decaying(), clipnorm=0.1, weight_decay=0.01, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=5),
+)
+fused_case(
+    "fused_sgd",
+    "Fused: SGD with Nesterov momentum, accumulation, global_clipnorm and weight decay",
+    lambda: OPT.SGD(0.05, momentum=0.9, nesterov=True, gradient_accumulation_steps=3, global_clipnorm=0.5, weight_decay=0.01),
+)
+fused_case(
+    "fused_rmsprop",
+    "Fused: RMSprop, centered, with momentum and a moving average",
+    lambda: OPT.RMSprop(0.01, momentum=0.5, centered=True, use_ema=True, ema_momentum=0.9),
+)
+fused_case(
+    "fused_mixed_float16",
+    "Fused: AdamW with amsgrad under mixed_float16",
+    lambda: OPT.AdamW(0.01, amsgrad=True),
+    "mixed_float16",
+)
 
 
 @case

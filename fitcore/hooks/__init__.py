@@ -3,6 +3,7 @@
 protocol.py     what a hook is: when it needs the host, what it wants recorded, what it is shown, what it may ask for
 in_loop.py      rules that decide after each step inside the compiled loop
 batch_size.py   a batch size that changes while training
+plateau.py      a learning rate that falls when the loss no longer does
 stopping.py     stop rules (pure) and the hook that applies one
 early_stopping.py, noise_control.py   early stopping and budgets; settings that follow the gradient noise
 tensorboard.py  events per step and per epoch
@@ -12,6 +13,7 @@ from fitcore.hooks.batch_size import BatchSizeSchedule
 from fitcore.hooks.early_stopping import EarlyStopping, StopAfter
 from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen
 from fitcore.hooks.noise_control import CABS, LowSignal, NoiseLearningRate, NormTest
+from fitcore.hooks.plateau import Plateau
 from fitcore.hooks.protocol import (
     EPOCHS,
     EVERY_STEP,
@@ -56,6 +58,7 @@ __all__ = [
     "NormTest",
     "Outcome",
     "Patience",
+    "Plateau",
     "Request",
     "Restore",
     "Rules",

@@ -9,6 +9,7 @@ rules.py, convolutions.py, recurrent.py   the rules for Keras's layers
 fallback.py     any other layer, row by row, vectorized
 split.py        anything at all, by passes over micro-batches
 factors.py      per-example gradients of one weight, and their squared norms
+together.py     the same of many small weights at once
 probe.py        puts it together inside the step
 evidence.py     the evidence-based stopping criterion
 results.py      what `history.noise` is

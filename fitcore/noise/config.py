@@ -25,7 +25,8 @@ class GradientNoise:
       evidence: also record, at each measured step, the evidence-based stopping criterion (Mahsereci et al. 2017,
         arXiv:1703.09580), as "noise/evidence" and `history.noise.evidence`: positive where the gradient is no larger than its
         noise alone would make it. `fitcore.noise.evidence` has the formula. It needs the variance of each entry of each
-        weight: multiplied out for layers with an axis of time or space. Not for weights measured by splitting.
+        weight: multiplied out for layers with an axis of time or space, and of all rows, whatever `examples` says. Weights
+        measured by splitting are left out of it.
       per_layer: record each layer by itself too.
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.

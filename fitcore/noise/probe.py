@@ -19,9 +19,10 @@ import tensorflow as tf
 
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.evidence import criterion
-from fitcore.noise.factors import Factor, Outer, Plain, sum_sq, wide
+from fitcore.noise.factors import Factor, sum_sq, wide
 from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
+from fitcore.noise.together import flat_deviations, is_flat
 from fitcore.noise.watch import Watch
 
 NOISE_TOTALS = (
@@ -240,21 +241,25 @@ class Probe:
         """
         rows = tf.shape(self._rows)[0]
         result: dict[int, tuple[tf.Tensor, bool]] = {}
-        for group in _connected(weights):
-            factors = weight_factors(group, by_tap, self._batch)
+        groups = [(group, weight_factors(group, by_tap, self._batch)) for group in _connected(weights)]
+        known = self._batch is not None  # else nothing says that their rows are equally many
+        flat = [fs for _, fs in groups if known and all(map(is_flat, fs.values())) and self._in_one(_need(fs))]
+        flat_sums = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
+        for group, factors in groups:
             means = {
                 key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred
             }
-            need = sum(f.bytes_per_example for f in factors.values() if f is not None)
-            most = max(CHUNK_BYTES // max(need, 1), 1)
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
-            stride = 1 if undivided or all(isinstance(f, Plain) or _flat(f) for f in factors.values()) else self._stride()
+            stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
             whole = isinstance(stride, int) and stride == 1
-            if undivided or (isinstance(stride, int) and most >= (self._batch or 1024) / stride):
+            if any(factors is taken for taken in flat):
+                sums = {key: flat_sums[key] for key, f in factors.items() if f is not None}
+            elif undivided or (isinstance(stride, int) and self._in_one(_need(factors), stride)):
                 measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
                 sums = _sums(measured, means)
             else:
                 zeros = {key: tf.zeros([], tf.float64) for key, f in factors.items() if f is not None}
+                most = _rows_at_once(_need(factors))
                 sums = self._in_chunks(group, by_tap, lambda fs, means=means: _sums(fs, means), zeros, stride, most)  # type: ignore[misc]
             if not whole:
                 share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
@@ -272,6 +277,10 @@ class Probe:
                 result[id(weight.variable)] = sums.get(id(weight.variable), tf.zeros([])), centred
         return result
 
+    def _in_one(self, need: int, stride: int = 1) -> bool:
+        """Whether every `stride`-th row can be measured at once, if each takes `need` bytes."""
+        return _rows_at_once(need) >= (self._batch or 1024) / stride
+
     def _stride(self) -> Any:
         """Every so many-th row is measured where `examples` limits them: an int, or a tensor if the batch's size is unknown."""
         most = self.config.examples
@@ -284,11 +293,11 @@ class Probe:
     ) -> dict[int, tf.Tensor]:
         """Sum over all rows of the squares of J_i's entries, by the variable's id."""
         there = {key: factor for key, factor in factors.items() if factor is not None}
-        most = max(CHUNK_BYTES // max(sum(factor.bytes_for_squares for factor in there.values()), 1), 1)
-        if undivided or most >= (self._batch or 1024):
+        need = sum(factor.bytes_for_squares for factor in there.values())
+        if undivided or self._in_one(need):
             return _squares(there)
         zeros = {id(w.variable): tf.zeros(w.variable.shape, _wide_type(w.variable)) for w in group if id(w.variable) in there}
-        return self._in_chunks(group, by_tap, _squares, zeros, 1, most)
+        return self._in_chunks(group, by_tap, _squares, zeros, 1, _rows_at_once(need))
 
     def _in_chunks(
         self,
@@ -312,9 +321,13 @@ class Probe:
         return dict(zip(zeros, totals))
 
 
-def _flat(factor: Factor | None) -> bool:
-    """Whether a factor's squares cost next to nothing."""
-    return factor is None or (isinstance(factor, Outer) and factor.d.shape.rank == 2)
+def _need(factors: Mapping[int, Factor | None]) -> int:
+    """Bytes that the factors' `deviations` take for each row."""
+    return sum(factor.bytes_per_example for factor in factors.values() if factor is not None)
+
+
+def _rows_at_once(need: int) -> int:
+    return max(CHUNK_BYTES // max(need, 1), 1)
 
 
 def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:

@@ -3,7 +3,8 @@
 Inside Keras's loop over time the deltas can't be reached without changing its ops. So the cell is run once more, written
 out, from the layer's own inputs, initial states and dropout masks; then the gradient at the layer's outputs is carried
 back through it. All that doesn't depend on the step before (input products, derivatives of activations) is computed for
-all times at once; the loop back is one matrix product and a few multiplications per time.
+all times at once, derivatives from the activations' values; the loop back is one matrix product and a few multiplications
+per time.
 
 Arrays are time-major here: [T, n, units].
 """
@@ -21,6 +22,7 @@ from fitcore.noise.calls import Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, wide
 from fitcore.noise.rules import add
 
+ELEMENTWISE = (keras.activations.tanh, keras.activations.sigmoid, keras.activations.relu, keras.activations.linear)
 MOST_UNROLLED = 64  # times; longer loops are `tf.while_loop`s, whose every iteration costs some 20 µs more
 
 Tensors = list[tf.Tensor]
@@ -59,20 +61,21 @@ def scan(
     return [array.stack() for array in arrays]
 
 
-def _derivative(function: Any, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(f(z), f'(z)) of an elementwise function."""
-    if function is None or function is keras.activations.linear:
-        return z, tf.ones_like(z)
-    if function is keras.activations.tanh:
-        y = tf.tanh(z)
-        return y, 1 - tf.square(y)
+def _apply(function: Any, z: tf.Tensor) -> tf.Tensor:
+    """f(z) of one of `ELEMENTWISE`."""
     if function is keras.activations.sigmoid:
-        y = tf.sigmoid(z)
-        return y, y * (1 - y)
-    with tf.GradientTape() as tape:
-        tape.watch(z)
-        y = function(z)
-    return y, tape.gradient(y, z)
+        return 0.5 * tf.tanh(0.5 * z) + 0.5  # TensorFlow's own takes longer on a CPU
+    y: tf.Tensor = function(z)
+    return y
+
+
+def _back(function: Any, y: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    """dy f'(z), of one of `ELEMENTWISE`, from y = f(z): one op."""
+    if function is keras.activations.tanh:
+        return tf.raw_ops.TanhGrad(y=y, dy=dy)
+    if function is keras.activations.sigmoid:
+        return tf.raw_ops.SigmoidGrad(y=y, dy=dy)
+    return tf.raw_ops.ReluGrad(gradients=dy, features=y) if function is keras.activations.relu else dy
 
 
 class _Pass:
@@ -128,17 +131,17 @@ class _Pass:
         """What of the state the recurrent kernel sees. (LSTM and GRU with recurrent dropout draw a mask per gate: no rule.)"""
         return h if self.recurrent_mask is None else h * self.recurrent_mask
 
-    def forward(self, step: Callable[[Tensors, tf.Tensor], tuple[Tensors, tf.Tensor]], projected: tf.Tensor) -> Tensors:
-        """States before each time and what the recurrent kernel made of them: [T, n, ...] each.
+    def forward(self, step: Callable[[Tensors, tf.Tensor], tuple[Tensors, Tensors]], projected: tf.Tensor) -> Tensors:
+        """States before each time and what `step` made of them: [T, n, ...] each.
 
-        `step`: (states, slice of `projected`) -> (new states, recurrent product).
+        `step`: (states, slice of `projected`) -> (new states, whatever the way back needs).
         """
 
         def masked(states: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-            new, product = step(states, xs[0])
+            new, made = step(states, xs[0])
             if self.mask is not None:
                 new = [old + xs[1] * (fresh - old) for old, fresh in zip(states, new)]
-            return new, [*states, product]
+            return new, [*states, *made]
 
         return scan(masked, self.states, [projected] if self.mask is None else [projected, self.mask])
 
@@ -193,31 +196,24 @@ def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     cell, u = run.cell, run.recurrent
     act, gate = cell.activation, cell.recurrent_activation
 
-    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, Tensors]:
         h, c = states
-        z = xw + tf.matmul(h, u)
-        i, f, g, o = tf.split(z, 4, axis=1)
-        c = gate(f) * c + gate(i) * act(g)
-        return [gate(o) * act(c), c], z
+        zi, zf, zg, zo = tf.split(xw + tf.matmul(h, u), 4, axis=1)
+        i, f, g, o = _apply(gate, zi), _apply(gate, zf), _apply(act, zg), _apply(gate, zo)
+        c = f * c + i * g
+        y = _apply(act, c)
+        return [o * y, c], [i, f, g, o, y]
 
-    h, c, z = run.forward(step, run.project(run.bias))
-    zi, zf, zg, zo = tf.split(z, 4, axis=2)
-    (i, di), (f, df), (g, dg), (o, do) = (
-        _derivative(gate, zi),
-        _derivative(gate, zf),
-        _derivative(act, zg),
-        _derivative(gate, zo),
-    )
-    y, dy = _derivative(act, f * c + i * g)
-    by_carry = tf.concat([g * di, c * df, i * dg], axis=2)
+    h, c, i, f, g, o, y = run.forward(step, run.project(run.bias))
 
     def back(ends: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-        (dh, dc), (through, carry, output, forget) = ends, xs
+        (dh, dc), (through, by_input, by_forget, by_new, by_output, f) = ends, xs
         dc = dc + dh * through
-        delta = tf.concat([tf.tile(dc, [1, 3]) * carry, dh * output], axis=1)
-        return [tf.matmul(delta, u, transpose_b=True), dc * forget], [delta]
+        delta = tf.concat([dc * by_input, dc * by_forget, dc * by_new, dh * by_output], axis=1)
+        return [tf.matmul(delta, u, transpose_b=True), dc * f], [delta]
 
-    (d,) = run.backward(back, [o * dy, by_carry, y * do, f])
+    by_gate = [_back(gate, i, g), _back(gate, f, c), _back(act, g, i), _back(gate, o, y)]
+    (d,) = run.backward(back, [_back(act, y, o), *by_gate, f])
     return run.factors(h, d)
 
 
@@ -227,28 +223,23 @@ def _gru(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     act, gate = cell.activation, cell.recurrent_activation
     bias_in, bias_rec = (None, 0.0) if run.bias is None else (run.bias[0], run.bias[1])
 
-    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, Tensors]:
         (h,) = states
         xz, xr, xh = tf.split(xw, 3, axis=1)
-        product = tf.matmul(h, u) + bias_rec
-        rz, rr, rh = tf.split(product, 3, axis=1)
-        z = gate(xz + rz)
-        return [z * h + (1 - z) * act(xh + gate(xr + rr) * rh)], product
+        rz, rr, rh = tf.split(tf.matmul(h, u) + bias_rec, 3, axis=1)
+        z, r = _apply(gate, xz + rz), _apply(gate, xr + rr)
+        new = _apply(act, xh + r * rh)
+        return [z * h + (1 - z) * new], [z, r, new, rh]
 
-    projected = run.project(bias_in)
-    h, recurrent = run.forward(step, projected)
-    (xz, xr, xh), (rz, rr, rh) = tf.split(projected, 3, axis=2), tf.split(recurrent, 3, axis=2)
-    (z, dz), (r, dr) = _derivative(gate, xz + rz), _derivative(gate, xr + rr)
-    new, dnew = _derivative(act, xh + r * rh)
-    by_new = (1 - z) * dnew
-    coefficients = tf.concat([(h - new) * dz, by_new * rh * dr, by_new * r], axis=2)
+    h, z, r, new, rh = run.forward(step, run.project(bias_in))
 
     def back(ends: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-        (dh,), (coefficient, keep) = ends, xs
-        delta = tf.tile(dh, [1, 3]) * coefficient
-        return [dh * keep + tf.matmul(delta, u, transpose_b=True)], [delta, dh]
+        (dh,), (by_update, by_reset, by_product, z) = ends, xs
+        delta = tf.concat([dh * by_update, dh * by_reset, dh * by_product], axis=1)
+        return [dh * z + tf.matmul(delta, u, transpose_b=True)], [delta, dh]
 
-    d_recurrent, dh = run.backward(back, [coefficients, z])
+    by_new = _back(act, new, 1 - z)
+    d_recurrent, dh = run.backward(back, [_back(gate, z, h - new), _back(gate, r, by_new * rh), by_new * r, z])
     d = tf.concat([d_recurrent[..., : 2 * cell.units], dh * by_new], axis=2)
     return run.factors(h, d, d_recurrent)
 
@@ -257,18 +248,17 @@ def _simple(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     run = _Pass(call, deltas)
     cell, u = run.cell, run.recurrent
 
-    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
-        z = xw + tf.matmul(run.dropped(states[0]), u)
-        return [cell.activation(z)], z
+    def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, Tensors]:
+        y = _apply(cell.activation, xw + tf.matmul(run.dropped(states[0]), u))
+        return [y], [y]
 
-    h, z = run.forward(step, run.project(run.bias))
-    _, slope = _derivative(cell.activation, z)
+    h, y = run.forward(step, run.project(run.bias))
 
     def back(ends: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-        delta = ends[0] * xs[0]
+        delta = _back(cell.activation, xs[0], ends[0])
         return [run.dropped(tf.matmul(delta, u, transpose_b=True))], [delta]
 
-    (d,) = run.backward(back, [slope])
+    (d,) = run.backward(back, [y])
     return run.factors(h, d)
 
 
@@ -286,12 +276,11 @@ def _applies(call: Call) -> bool:
     cell, arguments = call.layer.cell, call.notes.get("inner_loop")
     if arguments is None or getattr(cell, "reset_after", True) is False:
         return False
-    elementwise = (keras.activations.tanh, keras.activations.sigmoid, keras.activations.relu, keras.activations.linear)
     functions = [cell.activation, getattr(cell, "recurrent_activation", keras.activations.linear)]
     mask = _arguments(*arguments[0])[2]
     masks = call.notes["dropout_masks"]
     return (
-        all(f in elementwise for f in functions)
+        all(f in ELEMENTWISE for f in functions)
         and (mask is None or mask.shape.rank == 2)
         and not any(isinstance(m, list) for m in masks)
     )

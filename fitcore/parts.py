@@ -1,0 +1,74 @@
+"""Where the parts of a step come from: handed over one by one, or taken from a compiled Keras model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore import keras_private
+from fitcore.step import Optimizer, Parts
+
+Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
+
+
+def explicit_parts(model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]) -> Parts:
+    """Parts handed over one by one."""
+    tracker = keras.metrics.Mean(name="loss")
+    call = model.call if isinstance(model, keras.layers.Layer) else model
+    with_training = "training" in inspect.signature(call).parameters
+
+    def total_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        terms = [loss(y, y_pred, sample_weight), *getattr(model, "losses", ())]
+        return terms[0] if len(terms) == 1 else keras.ops.sum(terms)
+
+    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        for metric in metrics:
+            metric.update_state(y, y_pred, sample_weight)
+
+    return Parts(
+        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        loss=total_loss,
+        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
+        update_metrics=update_metrics,
+        metrics=lambda: [tracker, *metrics],
+        trainable=lambda: model.trainable_variables,
+        optimizer=optimizer,
+    )
+
+
+def compiled_parts(model: keras.Model) -> Parts:
+    """The parts of a compiled Keras model, its overrides of `compute_loss` and `compute_metrics` included."""
+    own_metrics = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
+    with_training = keras_private.takes_training(model)
+    tracker = keras_private.loss_tracker(model)
+
+    def loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        try:
+            return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
+        except ValueError as error:
+            if y is None and keras_private.has_loss(model):  # Keras's own words would be "None values not supported."
+                raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
+            raise
+
+    def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
+        if own_metrics:
+            logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            return logs
+        compiled = keras_private.compile_metrics(model)
+        if compiled is not None:
+            compiled.update_state(y, y_pred, sample_weight)
+        return None
+
+    return Parts(
+        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        loss=loss,
+        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
+        update_metrics=update_metrics,
+        metrics=lambda: model.metrics,
+        trainable=lambda: model.trainable_weights,
+        optimizer=model.optimizer,
+    )
