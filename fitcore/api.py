@@ -16,7 +16,7 @@ from fitcore import keras_private, loop
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
 from fitcore.engine import Engine
-from fitcore.hooks import BatchSizeSchedule, Hook, InLoop
+from fitcore.hooks import BatchSizeSchedule, Hook, InLoop, name_of
 from fitcore.noise import NOISE_TOTALS, GradientNoise
 from fitcore.noise.dashboard import NoiseEvents
 from fitcore.noise.results import curves
@@ -402,7 +402,7 @@ def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:
     for hook in hooks:
         both = sorted(set(schedules) & {*hook.changes, *(hook.in_loop.changes if hook.in_loop else ())})
         if both:
-            raise ValueError(f"`hooks` holds a {hook.name}, which changes {both}; `schedule` sets that at each step.")
+            raise ValueError(f"`hooks` holds a {name_of(hook)}, which changes {both}; `schedule` sets that at each step.")
 
 
 def _positive(name: str, value: Any, least: int = 1, optional: bool = False) -> None:

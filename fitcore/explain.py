@@ -13,7 +13,7 @@ from fitcore import keras_private
 from fitcore.api import changes_batch_size, check_arguments, check_model, first_batch_size, fit_engine, measured_noise
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
-from fitcore.hooks import Rules
+from fitcore.hooks import Rules, name_of
 from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
@@ -105,13 +105,13 @@ def _calls(engine: Engine, given: dict[str, Any], stream: Stream | None) -> dict
         calls += f", back on the host after {SECONDS_PER_CALL} s at the latest"
     for steps, whose in limits:
         calls += f"\n{'':14}every {_count(steps, 'step')}: {whose}"
-    ruled = [hook.name for hook in hooks if hook.in_loop is not None]
+    ruled = [name_of(hook) for hook in hooks if hook.in_loop is not None]
     if ruled:
         calls += f"\n{'':14}decided inside the call, after each step: {_names(ruled)}"
     after_call = [type(callback).__name__ for callback in batch_callbacks(callbacks, "train")]
-    after_call += [hook.name for hook in hooks if hook.when.returns or hook.when.steps is not None]
+    after_call += [name_of(hook) for hook in hooks if hook.when.returns or hook.when.steps is not None]
     after_epoch = [type(callback).__name__ for callback in overriding(callbacks, ("on_epoch_begin", "on_epoch_end"))]
-    after_epoch += [hook.name for hook in hooks if hook.when.epochs]
+    after_epoch += [name_of(hook) for hook in hooks if hook.when.epochs]
     when = "at each step" if most == 1 else "at each step nothing; after a call"
     return {"calls": calls, "host": f"{when} {_names(after_call)}; at an epoch's ends {_names(after_epoch)}"}
 

@@ -27,7 +27,7 @@ import keras
 from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop
+from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop, name_of
 from fitcore.state import Run, StopReason
 from fitcore.step import set_learning_rate
 
@@ -59,7 +59,7 @@ def call_limits(
     """What bounds the steps per compiled training call, besides the clock: (every so many steps, on whose account)."""
     watching = [callback for callback in batch_callbacks(callbacks, "train") if not keras_private.idle_between_epochs(callback)]
     limits = [(steps_per_execution, f"{type(callback).__name__} overrides a batch method") for callback in watching]
-    return limits + [(hook.when.steps, f"hook {hook.name}") for hook in hooks if hook.when.steps is not None]
+    return limits + [(hook.when.steps, f"hook {name_of(hook)}") for hook in hooks if hook.when.steps is not None]
 
 
 def train(
@@ -180,13 +180,13 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
     for request in requests:
         match request:
             case Stop(reason):
-                run.stop = run.stop or StopReason(hook.name, run.step, run.epoch, reason)
+                run.stop = run.stop or StopReason(name_of(hook), run.step, run.epoch, reason)
             case Save(path):
                 save = run.engine.model.save_weights if str(path).endswith(".weights.h5") else run.engine.model.save
                 save(path)
             case Evaluate():
                 if run.validate is None:
-                    raise ValueError(f"{hook.name} asks to evaluate, but fit was given no `validation_data`.")
+                    raise ValueError(f"{name_of(hook)} asks to evaluate, but fit was given no `validation_data`.")
                 with run.engine.metrics_kept():
                     values = run.validate(keras.callbacks.CallbackList())
                 run.evaluations.append((run.step, {f"val_{name}": value for name, value in values.items()}))
@@ -196,18 +196,18 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
                 run.restore = hook.kept
             case Set("learning_rate", value):
                 if "learning_rate" in run.engine.schedules:
-                    raise ValueError(f"{hook.name} sets the learning rate, which `schedule` sets at each step.")
+                    raise ValueError(f"{name_of(hook)} sets the learning rate, which `schedule` sets at each step.")
                 set_learning_rate(run.engine.parts.optimizer, value)
             case Set("batch_size", value):
                 if run.stream.rows is None:
                     raise ValueError(
-                        f"{hook.name} sets the batch size, which is fixed in this fit: its `changes` must name it."
+                        f"{name_of(hook)} sets the batch size, which is fixed in this fit: its `changes` must name it."
                     )
                 if value < 1:
-                    raise ValueError(f"{hook.name} sets the batch size to {value}; it must be at least 1.")
+                    raise ValueError(f"{name_of(hook)} sets the batch size to {value}; it must be at least 1.")
                 run.stream.rows = int(value)
             case _:
-                raise ValueError(f"{hook.name} returned {request!r}, which is none of {Request}.")
+                raise ValueError(f"{name_of(hook)} returned {request!r}, which is none of {Request}.")
 
 
 def evaluate(engine: Engine, stream: Stream, callbacks: keras.callbacks.CallbackList, target: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Hook, LoopRule, Rules, View
+from fitcore.hooks import Hook, LoopRule, Rules, View, name_of
 from fitcore.program import Chunk
 
 
@@ -125,7 +125,7 @@ class Run:
             if chunk.carried["stopped_by"] >= 0:
                 hook, rule = ruled[int(chunk.carried["stopped_by"])]
                 reason = rule.reason(hook.loop_state or {})
-                self.stop = self.stop or StopReason(hook.name, self.step, self.epoch, reason)
+                self.stop = self.stop or StopReason(name_of(hook), self.step, self.epoch, reason)
         losses = records.get("step/loss")
         if losses is not None and not self._warned_non_finite and not math.isfinite(losses.sum()):
             bad = np.flatnonzero(~np.isfinite(losses))

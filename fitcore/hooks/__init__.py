@@ -32,6 +32,7 @@ from fitcore.hooks.protocol import (
     View,
     When,
     every,
+    name_of,
 )
 from fitcore.hooks.stopping import Divergence, NonFinite, Patience, Smoothed, StopOn, StopRule, Target
 from fitcore.hooks.tensorboard import TensorBoard
@@ -75,4 +76,5 @@ __all__ = [
     "View",
     "When",
     "every",
+    "name_of",
 ]

@@ -142,11 +142,6 @@ class Hook:
     loop_state: dict[str, float] | None = None
     kept: list[np.ndarray] | None = None
 
-    @property
-    def name(self) -> str:
-        """What stop reasons, errors and `explain` call it."""
-        return type(self).__name__
-
     def begin(self, view: View) -> None:
         """Before the first step."""
 
@@ -182,6 +177,7 @@ class InLoop(Hook):
     def __init__(self, rule: LoopRule) -> None:
         self.in_loop = rule
 
-    @property
-    def name(self) -> str:
-        return type(self.in_loop).__name__
+
+def name_of(hook: Hook) -> str:
+    """What stop reasons, errors and `explain` call a hook."""
+    return type(hook.in_loop if isinstance(hook, InLoop) else hook).__name__
