@@ -16,6 +16,12 @@ Reported are medians, and the geometric mean of the ratio to "fixed" with a 95 %
 logarithms). Then stopping: trained on few digits until it overfits, where do a low gradient signal (`fitcore.LowSignal`), the
 evidence-based criterion, and early stopping on held-out data stop, and how much higher than the lowest held-out loss of the
 whole run is the loss there?
+
+The settings were chosen after a look at `--seed=0`; `--seed=100` is the test. It gave, on 2 CPU cores: examples to the target
+0.39 (0.34 to 0.46) of "fixed" by the norm test and 0.34 (0.29 to 0.39) by CABS, which is what a fixed batch of a quarter needs
+too, 0.42 (0.37 to 0.48), at 2.0, 2.2 and 1.3 times the seconds; the noise rate changed nothing that can be told, 1.09 (0.89 to
+1.33). Stopped, the held-out loss was above its lowest by 0.012 (low signal), 0.026 (evidence), 0.010 (early stopping), and by
+0.067 if never.
 """
 
 from __future__ import annotations
