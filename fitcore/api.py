@@ -319,7 +319,12 @@ def _shows_bar(verbose: str | int) -> bool:
 
 def changes_batch_size(hooks: Iterable[Hook]) -> bool:
     """Whether one of the hooks may change the batch size."""
-    return any("batch_size" in (*hook.changes, *(hook.in_loop.changes if hook.in_loop else ())) for hook in hooks)
+    return any("batch_size" in _changes(hook) for hook in hooks)
+
+
+def _changes(hook: Hook) -> set[str]:
+    """The settings that a hook or its rule says it changes."""
+    return {*hook.changes, *(hook.in_loop.changes if hook.in_loop else ())}
 
 
 def first_batch_size(
@@ -400,7 +405,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:
     """Refuse hooks that would change what a schedule sets at each step."""
     for hook in hooks:
-        both = sorted(set(schedules) & {*hook.changes, *(hook.in_loop.changes if hook.in_loop else ())})
+        both = sorted(set(schedules) & _changes(hook))
         if both:
             raise ValueError(f"`hooks` holds a {name_of(hook)}, which changes {both}; `schedule` sets that at each step.")
 

@@ -168,9 +168,8 @@ class Engine:
         named = named_schedules(schedule)
         per_step = {name: each for name, each in named.items() if not isinstance(each, EachEpoch) and name != BATCH_SIZE}
         kept, optimizer = self.schedules, self.parts.optimizer
-        self.numerics = numerics
         rate = current(optimizer, "learning_rate") if "learning_rate" in per_step else None
-        self.schedules = {**kept, **self._based(per_step)}
+        self.schedules, self.numerics = {**kept, **self._based(per_step)}, numerics
         try:
             yield
         finally:
