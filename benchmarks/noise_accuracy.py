@@ -157,6 +157,7 @@ def closed_rows(batches: int = 10_000, n: int = 16) -> Iterator[Row]:
     estimators = {
         "per_example": (GradientNoise("per_example"), {}),
         "fallback": (GradientNoise("per_example"), dict(RULES)),
+        "4 of 16 rows": (GradientNoise("per_example", examples=4), dict(RULES)),
         "split 2": (GradientNoise("split", splits=2), {}),
         "split 8": (GradientNoise("split", splits=8), {}),
     }

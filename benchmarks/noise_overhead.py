@@ -1,6 +1,6 @@
 """What measuring the gradient noise at every step costs: µs per step without it, with it, and of `model.fit` without it.
 
-    python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=64] [--rounds=21] [--memory] [--json=FILE]
+    python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=128] [--rounds=21] [--memory] [--json=FILE]
 
 In each round the three train a copy of the same model each, one after the other; the order changes from round to round. A
 shared machine's speed drifts within seconds, so rounds are short and many, and only times of the same round are compared.
@@ -60,7 +60,7 @@ def fit(way: str, model: keras.Model, x: Any, y: Any, batch: int) -> float:
         model.fit(x, y, batch_size=batch, verbose=0, callbacks=[clock])
         return clock.seconds
     start = time.perf_counter()
-    noise = way == "noise" and fitcore.GradientNoise(examples=FLAGS.examples)
+    noise = way == "noise" and fitcore.GradientNoise(examples=FLAGS.examples or None)
     fitcore.fit(model, x, y, batch_size=batch, verbose=0, noise=noise)
     return time.perf_counter() - start
 
@@ -142,7 +142,7 @@ def main(argv: list[str]) -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
-    print("every row measured" if FLAGS.examples is None else f"at most {FLAGS.examples} rows measured where that is dear")
+    print(f"at most {FLAGS.examples} rows measured where that is dear" if FLAGS.examples else "every row measured")
     head = f"{'workload':12s} {'batch':>5s} {'plain µs':>9s} {'noise µs':>9s} {'fit µs':>9s}"
     print(head + f" {'cost':>6s} {'95 %':>11s} {'to fit':>7s} {'95 %':>11s}  same bits  target")
     rows = []
@@ -172,7 +172,10 @@ if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
     flags.DEFINE_multi_enum("workload", None, list(NAMES), "Which workload; may be given several times. Default: all.")
     flags.DEFINE_multi_enum("batch", None, list(map(str, BATCHES)), "Which batch size. Default: both.")
-    flags.DEFINE_integer("examples", None, "At most so many rows per batch where measuring is dear. Default: all.", 2)
+    most = fitcore.GradientNoise().examples
+    flags.DEFINE_integer(
+        "examples", most, "At most so many rows per batch where measuring is dear, fitcore's default. 0: all.", 0
+    )
     flags.DEFINE_integer("rounds", 21, "Rounds, each timing all three.", lower_bound=1)
     flags.DEFINE_bool("memory", False, "Also measure peak memory with the fallback.")
     flags.DEFINE_string("json", None, "Write the figures to this file.")

@@ -202,8 +202,12 @@ def test_some_of_the_rows_are_enough(rows):
     g = some.layers["sequential/conv1d"].trace[0] / whole.layers["sequential/conv1d"].trace[0]
     assert 0.2 < g < 5
     assert g != pytest.approx(1, rel=1e-3)
+    rows_said = "7 of 20 rows" if rows == 40 else "at most 7 rows of a batch"
+    assert [rows_said in some.how[f"sequential/{layer}/kernel"] for layer in ("conv1d", "dense")] == [True, False]
     everything = run(GradientNoise(examples=20), slice(None))
     assert everything.trace == pytest.approx(whole.trace)
+    if rows == 40:
+        assert "rows" not in str(everything.how)
 
 
 def test_the_full_noise_scale():

@@ -70,7 +70,12 @@ def cut_rows(tensor: Any, rows: slice, batch: int | None) -> Any:
     """These rows of what has the batch's rows; anything else as it is."""
     if not isinstance(tensor, tf.Tensor) or not tensor.shape.rank or tensor.shape[0] != batch:
         return tensor
-    kept = tensor[rows]
+    if rows.step is None or (isinstance(rows.step, int) and rows.step == 1):
+        kept = tensor[rows]
+    else:  # whole rows are copied at once, which a slice with a step does value by value
+        size = tf.shape(tensor)[0]
+        end = size if rows.stop is None else tf.minimum(rows.stop, size)
+        kept = tf.gather(tensor, tf.range(0 if rows.start is None else rows.start, end, rows.step))
     kept.set_shape([None if kept.shape.rank is None else kept.shape[0], *tensor.shape[1:]])
     return kept
 

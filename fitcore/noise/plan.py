@@ -110,15 +110,21 @@ def _by_rule(call: Call, variable: Any, batch: int | None, sources: dict[Any, So
 def _split(variable: Any, layer: str, estimator: str, reason: str) -> Weight:
     if estimator == "per_example":
         raise ValueError(
-            f"`estimator='per_example'`: {getattr(variable, 'path', variable.name)} can't be measured per example: {reason}. "
+            f"`estimator='per_example'`: {path_of(variable)} can't be measured per example: {reason}. "
             "Use estimator='auto' or 'split', or give its layer a rule (`fitcore.per_example`)."
         )
     return Weight(variable, layer, (), f"{SPLIT}: {reason}")
 
 
+def path_of(variable: Any) -> str:
+    """The variable's path; a name, where it is not Keras's."""
+    path: str = getattr(variable, "path", variable.name)
+    return path
+
+
 def owner(variable: Any) -> str:
     """Path of the layer a variable belongs to."""
-    path: str = getattr(variable, "path", variable.name)
+    path = path_of(variable)
     return path.rpartition("/")[0] or path
 
 

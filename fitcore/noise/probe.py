@@ -2,8 +2,9 @@
 
 probe.watching(...)     around the forward pass, which it only notes
 probe.taps(...)         tensors whose gradients are wanted along with the weights'
-probe.measure(...)      the row: [n, then D and N for each entry of `entries`], as `statistics.estimate` takes them; with
-                        `evidence` that criterion; with `hessian_every` the three columns of the full noise scale
+probe.measure(...)      the row: [n, then the sums and the squared norms of each entry of `entries`], as
+                        `statistics.deviations` takes them; with `evidence` that criterion; with `hessian_every` the three
+                        columns of the full noise scale
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import tensorflow as tf
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.evidence import criterion
 from fitcore.noise.factors import Factor, sum_sq, wide
-from fitcore.noise.plan import SPLIT, Weight, plan, weight_factors
+from fitcore.noise.plan import SPLIT, Weight, path_of, plan, weight_factors
 from fitcore.noise.split import Passes, curvature
-from fitcore.noise.together import flat_deviations, is_flat
+from fitcore.noise.statistics import deviations
+from fitcore.noise.together import Pieces, flat_deviations, in_order, is_flat, moved, norms_sq, scalars
 from fitcore.noise.watch import Watch
 
 NOISE_TOTALS = (
@@ -37,12 +39,12 @@ CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take abo
 
 @dataclass(frozen=True)
 class Entry:
-    """One group of columns of the recorded row.
+    """One weight's columns of the recorded row.
 
     Attributes:
-      layer: path of the layer whose weights it is about; "" for the whole model.
+      layer: path of the layer it belongs to.
       split: whether measured by splitting the batch.
-      ghost: whether its deviations are a difference of sums of squares.
+      ghost: whether its sums are not centred, so that its deviations are a difference of sums of squares.
     """
 
     layer: str
@@ -83,7 +85,7 @@ class Probe:
         self._rows = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
         self._batch = self._rows.shape[0]
         self.weights = plan(self._watch, variables, self.config.estimator, self._watch.ops(), self._batch)
-        self.how = {getattr(w.variable, "path", w.variable.name): w.how for w in self.weights}
+        self.how = {path_of(w.variable): w.how for w in self.weights}
         return list({id(tap): tap for weight in self.weights for source in weight.sources for tap in source.taps}.values())
 
     def measure(self, seen: Any, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Any) -> tf.Tensor:
@@ -121,15 +123,14 @@ class Probe:
 
     def totals(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
         """What rules in the loop see of one step, by name, from its row, traced: float64 scalars, NaN if not measured."""
-        n = row[0]
-        trace = norm_sq = tf.zeros([], tf.float64)
-        count = len(self.entries)
-        for k, entry in enumerate(self.entries):
-            deviations, big = row[1 + k], row[1 + count + k]
-            units, size = (tf.cast(self.config.splits, tf.float64), n // self.config.splits) if entry.split else (n, 1.0)
-            between = tf.where(tf.logical_and(units >= 2, size >= 1), units - 1, np.nan)
-            trace += size * deviations / between  # as `statistics.estimate`
-            norm_sq += big - deviations / (units * between)
+        n, count = row[0], len(self.entries)
+        split, ghost = (np.array([getattr(entry, name) for entry in self.entries], bool) for name in ("split", "ghost"))
+        big = row[1 + count : 1 + 2 * count]
+        d = deviations(row[1 : 1 + count], big, n, split, ghost)
+        units, size = tf.where(split, tf.cast(self.config.splits, n.dtype), n), tf.where(split, n // self.config.splits, 1.0)
+        between = tf.where(tf.logical_and(units >= 2, size >= 1), units - 1, np.nan)
+        trace = tf.reduce_sum(size * d / between)  # as `statistics.estimate`
+        norm_sq = tf.reduce_sum(big - d / (units * between))
         values = [trace, norm_sq, n]
         if self.config.evidence:
             values.append(row[-4 if self.config.hessian_every else -1])
@@ -139,12 +140,14 @@ class Probe:
 
     def _width(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> int:
         """Length of a row: that of one made in a graph that is thrown away."""
-        self._resolve(gradients, by_tap)
-        self._layout(gradients)
+        self._live(gradients, by_tap)
         return 1 + len(self.entries) * (3 if self.regularized else 2) + int(self.config.evidence)
 
-    def _resolve(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> None:
-        """Split those weights that have a gradient, but none that came by way of what was noted."""
+    def _live(self, gradients: Sequence[Any], by_tap: dict[int, Any]) -> list[tuple[Weight, Any]]:
+        """The weights that have a gradient, with it; sets `entries` and `regularized`.
+
+        Those whose gradient came by way of nothing that was noted are split.
+        """
         for i, (weight, gradient) in enumerate(zip(self.weights, gradients)):
             reached = any(by_tap.get(id(tap)) is not None for source in weight.sources for tap in source.taps)
             if gradient is not None and weight.sources and not reached:
@@ -152,53 +155,32 @@ class Probe:
                     raise ValueError(f"`estimator='per_example'`: the gradient of {weight.layer} bypasses its layer's outputs.")
                 how = f"{SPLIT}: its gradient doesn't pass through its layer's outputs"
                 self.weights[i] = Weight(weight.variable, weight.layer, (), how)
-                self.how[getattr(weight.variable, "path", weight.variable.name)] = how
-
-    def _layout(self, gradients: Sequence[Any]) -> list[int | None]:
-        """Set `entries`; returns the entry of each weight, None for weights that nothing depends on."""
-        index: dict[tuple[str, bool], int] = {}
-        columns: list[int | None] = []
-        ghosts: dict[int, bool] = {}
-        for weight, gradient in zip(self.weights, gradients):
-            if gradient is None:
-                columns.append(None)
-                continue
-            split = not weight.sources
-            column = index.setdefault((weight.layer if self.config.per_layer else "", split), len(index))
-            columns.append(column)
-            ghosts[column] = ghosts.get(column, False) or not split
-        self.entries = [Entry(layer, split, ghosts[column]) for (layer, split), column in index.items()]
+                self.how[path_of(weight.variable)] = how
+        live = [(weight, gradient) for weight, gradient in zip(self.weights, gradients) if gradient is not None]
+        self.entries = [Entry(weight.layer, not weight.sources, ghost=False) for weight, _ in live]
         self.regularized = any(_regularizer(w.variable) is not None for w in self.weights)
-        return columns
+        return live
 
     def _row(self, batch: Any, gradients: Any, by_tap: Any, scale: Any, loss_of: Any, plain_state: Any) -> tf.Tensor:
-        self._resolve(gradients, by_tap)
-        columns = self._layout(gradients)
+        live = self._live(gradients, by_tap)
         n = tf.cast(tf.shape(self._rows)[0], tf.float64)
-        live = [(w, g, c) for w, g, c in zip(self.weights, gradients, columns) if c is not None]
         last = [tf.constant([np.nan], tf.float64)] if self.config.evidence else []
         if not live:
             return tf.concat([n[None], *last], axis=0)
-        weights = [w for w, _, _ in live]
-        penalties = [_penalty(w.variable, scale) for w in weights]
-        applied = [wide(tf.convert_to_tensor(g)) for _, g, _ in live]
+        weights = [weight for weight, _ in live]
+        penalties = [_penalty(weight.variable, scale) for weight in weights]
+        applied = [wide(tf.convert_to_tensor(gradient)) for _, gradient in live]
         data = [g if p is None else g - p for g, p in zip(applied, penalties)]
 
-        exact = [k for k, w in enumerate(weights) if w.sources]
-        norm_sq: list[Any] = [None] * len(live)
-        deviations: list[Any] = [None] * len(live)
-        ghost = np.zeros(len(live), bool)
-        for k in exact:
-            norm_sq[k] = tf.nn.l2_loss(data[k])  # half of it
-        means = {id(weights[k].variable): data[k] for k in exact}
+        exact = {id(weight.variable): k for k, weight in enumerate(weights) if weight.sources}
         squares: dict[int, tf.Tensor] = {}
-        for key, (value, centred) in self._deviations([weights[k] for k in exact], means, by_tap, n, squares).items():
-            k = next(k for k in exact if id(weights[k].variable) == key)
-            deviations[k], ghost[k] = value, not centred
+        means = {key: data[k] for key, k in exact.items()}
+        found, ghosts = self._deviations([weights[k] for k in exact.values()], means, by_tap, n, squares)
+        sums: Pieces = [([exact[key] for key in keys], vector) for keys, vector in found]
         if self.config.evidence and exact:
-            entries = [(squares.get(id(weights[k].variable)), data[k], applied[k]) for k in exact]
-            last = [criterion([entry for entry in entries if entry[0] is not None], n)[None]]
-        split = [k for k, w in enumerate(weights) if not w.sources]
+            entries = [(squares[key], data[k], applied[k]) for key, k in exact.items() if key in squares]
+            last = [criterion(entries, n)[None]]
+        split = [k for k, weight in enumerate(weights) if not weight.sources]
         if split:
             measured = [weights[k].variable for k in split]
             others = [w.variable for w in self.weights if _regularizer(w.variable) is not None and w.sources]
@@ -206,26 +188,22 @@ class Probe:
                 parts = [passes.gradients(j) for j in range(self.config.splits)]
             if _sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
                 parts = [[self.config.splits * gradient for gradient in part] for part in parts]
+            between: dict[int, tf.Tensor] = {}
             for position, k in enumerate(split):
                 each = tf.stack([wide(gradients[position]) for gradients in parts])
                 mean = tf.reduce_mean(each, axis=0)
                 penalty = _penalty(weights[k].variable, float(self.config.splits) if _sums_rows(self.model) else None)
-                deviations[k] = sum_sq(each - mean)
-                norm_sq[k] = tf.nn.l2_loss(mean if penalty is None else mean - penalty)
+                between[k] = sum_sq(each - mean)
+                data[k] = mean if penalty is None else mean - penalty
+            sums += scalars(between)
 
-        columns_of = np.array([c for _, _, c in live])
-        d, big = _stack(deviations), 2 * _stack(norm_sq)
-        is_split = np.array([not w.sources for w in weights])
-        # Contributions J_i to a gradient become g_i = n J_i, whose mean is the gradient.
-        d = tf.where(is_split, d, n * n * d - tf.where(ghost, n * big, tf.zeros_like(big)))
-        rows = [d, big] + ([_stack([sum_sq(g) for g in applied])] if self.regularized else [])
-        # Sums by entry. (A product with a matrix of zeros and ones would spread a NaN to all of them.)
-        table = tf.transpose(tf.math.unsorted_segment_sum(tf.stack(rows, axis=1), columns_of, len(self.entries)))
+        self.entries = [Entry(w.layer, not w.sources, ghost=id(w.variable) in ghosts) for w in weights]
+        columns = [sums, norms_sq(data)] + ([norms_sq(applied)] if self.regularized else [])
+        table = in_order([piece for k, pieces in enumerate(columns) for piece in moved(pieces, k * len(weights))])
         if scale is not None:
-            unscaled = np.array([entry.split for entry in self.entries])
+            unscaled = np.array([entry.split for entry in self.entries] * len(columns))
             table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
-        self.entries = [Entry(e.layer, e.split, bool((ghost & (columns_of == c)).any())) for c, e in enumerate(self.entries)]
-        return tf.concat([n[None], tf.reshape(table, [-1]), *last], axis=0)
+        return tf.concat([n[None], table, *last], axis=0)
 
     def _deviations(
         self,
@@ -234,17 +212,17 @@ class Probe:
         by_tap: dict[int, Any],
         n: tf.Tensor,
         squares: dict[int, tf.Tensor],
-    ) -> dict[int, tuple[tf.Tensor, bool]]:
-        """(sum of |J_i - mean|^2 or of |J_i|^2, whether the former), by the variable's id.
+    ) -> tuple[Pieces, set[int]]:
+        """The sums over i of |J_i - mean|^2, or, for those in the set, of |J_i|^2. Places are the variables' ids.
 
         With `evidence` the sums of squares of all entries are put into `squares`.
         """
         rows = tf.shape(self._rows)[0]
-        result: dict[int, tuple[tf.Tensor, bool]] = {}
         groups = [(group, weight_factors(group, by_tap, self._batch)) for group in _connected(weights)]
         known = self._batch is not None  # else nothing says that their rows are equally many
         flat = [fs for _, fs in groups if known and all(map(is_flat, fs.values())) and self._in_one(_need(fs))]
-        flat_sums = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
+        pieces = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
+        others: dict[int, tf.Tensor] = {}
         for group, factors in groups:
             means = {
                 key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred
@@ -252,9 +230,10 @@ class Probe:
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
             stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
             whole = isinstance(stride, int) and stride == 1
+            sums: dict[int, tf.Tensor] = {}
             if any(factors is taken for taken in flat):
-                sums = {key: flat_sums[key] for key, f in factors.items() if f is not None}
-            elif undivided or (isinstance(stride, int) and self._in_one(_need(factors), stride)):
+                pass
+            elif undivided or self._in_one(_need(factors), stride if isinstance(stride, int) else 1):
                 measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
                 sums = _sums(measured, means)
             else:
@@ -262,6 +241,8 @@ class Probe:
                 most = _rows_at_once(_need(factors))
                 sums = self._in_chunks(group, by_tap, lambda fs, means=means: _sums(fs, means), zeros, stride, most)  # type: ignore[misc]
             if not whole:
+                for weight in group:
+                    self.how[path_of(weight.variable)] = f"{weight.how}; {self._some_rows(stride)}"
                 share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
                 sums = {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
             found = self._squares(group, by_tap, factors, undivided) if self.config.evidence else {}
@@ -271,11 +252,9 @@ class Probe:
                 sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
                 found = {key: tf.where(aligned, value, np.nan) for key, value in found.items()}
             squares |= found
-            for weight in group:
-                factor = factors[id(weight.variable)]
-                centred = factor is None or factor.centred
-                result[id(weight.variable)] = sums.get(id(weight.variable), tf.zeros([])), centred
-        return result
+            others |= {key: tf.zeros([]) for key, factor in factors.items() if factor is None} | sums
+        ghosts = {key for _, factors in groups for key, f in factors.items() if f is not None and not f.centred}
+        return pieces + scalars(others), ghosts
 
     def _in_one(self, need: int, stride: int = 1) -> bool:
         """Whether every `stride`-th row can be measured at once, if each takes `need` bytes."""
@@ -287,6 +266,11 @@ class Probe:
         if most is None:
             return 1
         return -(-self._batch // most) if self._batch is not None else (tf.shape(self._rows)[0] + most - 1) // most
+
+    def _some_rows(self, stride: Any) -> str:
+        if self._batch is None:
+            return f"at most {self.config.examples} rows of a batch"
+        return f"{-(-self._batch // stride)} of {self._batch} rows"
 
     def _squares(
         self, group: Sequence[Weight], by_tap: dict[int, Any], factors: dict[int, Factor | None], undivided: bool
@@ -387,9 +371,3 @@ def _penalty(variable: Any, scale: Any) -> tf.Tensor | None:
         penalty = variable.regularizer(value)
     gradient = wide(tape.gradient(penalty, value))
     return gradient if scale is None else gradient * tf.cast(scale, gradient.dtype)
-
-
-def _stack(scalars: Sequence[tf.Tensor]) -> tf.Tensor:
-    if len({s.dtype for s in scalars}) == 1:
-        return tf.cast(tf.stack(scalars), tf.float64)
-    return tf.stack([tf.cast(s, tf.float64) for s in scalars])

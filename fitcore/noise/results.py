@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fitcore.noise import statistics
 from fitcore.noise.config import GradientNoise
-from fitcore.noise.probe import Entry, Probe
+from fitcore.noise.probe import Probe
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -98,7 +98,6 @@ class NoiseCurves(NoiseCurve):
     Attributes:
       step: index of the step each entry belongs to.
       batch_size: examples in each step's batch.
-      layers: the same for each layer with weights, by the layer's path; empty without `per_layer`.
       how: how each weight was measured, by its path.
       evidence: with `evidence`, this step's stopping criterion (`fitcore.noise.evidence`); else None.
       hessian: what the full noise scale is made of, with `hessian_every`.
@@ -107,11 +106,16 @@ class NoiseCurves(NoiseCurve):
 
     step: np.ndarray[Any, np.dtype[np.int64]]
     batch_size: Array
-    layers: Mapping[str, NoiseCurve]
     how: Mapping[str, str]
     evidence: Array | None
     hessian: FullNoise | None
     hessian_step: np.ndarray[Any, np.dtype[np.int64]]
+    _columns: _Columns = field(repr=False)
+
+    @cached_property
+    def layers(self) -> Mapping[str, NoiseCurve]:
+        """The same for each layer with weights, by the layer's path; empty without `per_layer`."""
+        return self._columns.by_layer()
 
     def per_step(self, first_step: int, steps: int) -> dict[str, Array]:
         """The whole model's curves with an entry for every step from `first_step` on, NaN where nothing was measured."""
@@ -141,39 +145,47 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     evidence = None
     if config.evidence:
         rows, evidence = rows[:, :-1], rows[:, -1]
-    n = rows[:, 0]
-    count = len(probe.entries)
-    width = 3 if probe.regularized else 2
-    table = rows[:, 1:].reshape(len(rows), width, count) if len(rows) else np.empty((0, width, count))
-    by_layer: dict[str, list[int]] = {}
-    for k, entry in enumerate(probe.entries):
-        by_layer.setdefault(entry.layer, []).append(k)
-    layers = {layer: _curve(table, n, probe.entries, ks, config) for layer, ks in by_layer.items()} if config.per_layer else {}
-    whole = _curve(table, n, probe.entries, range(count), config)
+    columns = _Columns(rows, probe, config)
     return NoiseCurves(
-        **vars(whole),
+        **vars(columns.summed(slice(None))),
         hessian=hessian,
         hessian_step=hessian_step,
         step=first_step + np.flatnonzero(measured),
-        batch_size=n,
-        layers=layers,
+        batch_size=rows[:, 0],
         how=dict(probe.how),
         evidence=evidence,
+        _columns=columns,
     )
 
 
-def _curve(table: Array, n: Array, entries: Sequence[Entry], which: Sequence[int], config: GradientNoise) -> NoiseCurve:
-    """The sum of some entries: traces and squared norms add up."""
-    zero = np.zeros(len(n))
-    trace, grad, batch, applied, lost, weights = zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy(), None
-    for k in which:
-        units, size = (config.splits, n // config.splits) if entries[k].split else (n, 1)
-        units = np.where(np.asarray(size) >= 1, units, 0)
-        d, big = table[:, 0, k], table[:, 1, k]
-        t, g = statistics.estimate(d, big, units, size)
-        trace, grad, batch, applied = trace + t, grad + g, batch + big, applied + table[:, -1, k]
-        if entries[k].ghost:
-            lost = np.fmax(lost, statistics.lost_digits(d, big, units))
-        weights = np.broadcast_to(units - 1.0, n.shape) if weights is None else np.minimum(weights, units - 1.0)
-    weights = np.maximum(zero if weights is None else weights, 0.0)
-    return NoiseCurve(trace, grad, weights, batch, applied, lost, config.decay, config.confidence)
+class _Columns:
+    """What was recorded of each weight, [steps, weights] each."""
+
+    def __init__(self, rows: Array, probe: Probe, config: GradientNoise) -> None:
+        self._config, self._entries, self._n = config, probe.entries, rows[:, 0]
+        table = rows[:, 1:].reshape(len(rows), 3 if probe.regularized else 2, len(probe.entries))
+        split, ghost = (np.array([getattr(entry, name) for entry in probe.entries], bool) for name in ("split", "ghost"))
+        examples = self._n[:, None]
+        size = np.where(split, examples // config.splits, 1)
+        self._units = np.where(split, np.where(size >= 1, config.splits, 0), examples)
+        self._big, self._applied = table[:, 1], table[:, -1]
+        d = statistics.deviations(table[:, 0], self._big, examples, split, ghost)
+        self._trace, self._grad = statistics.estimate(d, self._big, self._units, size)
+        self._exact, self._cancelled = np.where(split, 0.0, d), np.where(ghost, self._big, 0.0)
+
+    def summed(self, which: Any) -> NoiseCurve:
+        """The sum over some weights: traces and squared norms add up."""
+        trace, grad, big, applied, exact, cancelled = (
+            column[:, which].sum(axis=1)
+            for column in (self._trace, self._grad, self._big, self._applied, self._exact, self._cancelled)
+        )
+        lost = np.fmax(statistics.lost_digits(exact, cancelled, self._n), 0.0)
+        weights = np.min(self._units[:, which] - 1.0, axis=1, initial=np.inf)
+        weights = np.where(np.isfinite(weights), np.maximum(weights, 0.0), 0.0)
+        return NoiseCurve(trace, grad, weights, big, applied, lost, self._config.decay, self._config.confidence)
+
+    def by_layer(self) -> dict[str, NoiseCurve]:
+        places: dict[str, list[int]] = {}
+        for k, entry in enumerate(self._entries if self._config.per_layer else ()):
+            places.setdefault(entry.layer, []).append(k)
+        return {layer: self.summed(which) for layer, which in places.items()}

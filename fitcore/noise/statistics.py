@@ -27,6 +27,20 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
+def deviations(sums: Any, norm_sq: Any, n: Any, split: Any, ghost: Any) -> Any:
+    """D from what a step records, entry by entry. NumPy arrays, or tensors while a step is traced.
+
+    Args:
+      sums: D itself where `split`; else of the examples' contributions J_i = g_i / n to the batch's gradient, the sum of
+        |J_i - mean|^2, or where `ghost` of |J_i|^2.
+      norm_sq: N.
+      n: examples in the batch; broadcast.
+      split, ghost: [entries], bool arrays.
+    """
+    split, ghost = np.asarray(split, np.float64), np.asarray(ghost, np.float64)
+    return (split + (1 - split) * n * n) * sums - ghost * n * norm_sq
+
+
 def estimate(deviations: Any, norm_sq: Any, units: Any, size: Any = 1) -> tuple[Array, Array]:
     """Unbiased (tr(Sigma), |G|^2) of each step. Arguments broadcast; NaN where a step has fewer than two units.
 

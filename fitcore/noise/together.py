@@ -1,20 +1,62 @@
-"""Squared norms of many small layers' per-example gradients at once: in a deep model of small layers it is the number of
-ops that costs.
+"""Squared norms of many small tensors in few ops: in a deep model of small layers it is the number of ops that costs.
 
-Small tensors of one shape are put side by side, which takes a fraction of the ops' fixed cost; larger ones, whose copy would
-cost more than that, are left alone.
+What comes of many weights is kept as `Pieces`: vectors, each with the places its values belong to.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from fitcore.noise.factors import Factor, Outer, Plain, row_sum_sq, wide
+from fitcore.noise.factors import Factor, Outer, Plain, wide
 
-SMALL = 1 << 12  # values in a tensor that is copied
+SMALL = 1 << 8  # values in a tensor that is put side by side with others of its shape: beyond, copying costs more than ops
+
+Pieces = list[tuple[Sequence[int], tf.Tensor]]
+
+
+def in_order(pieces: Pieces) -> tf.Tensor:
+    """All values of the vectors, float64, in the order of their places: 0, 1, ..., each once."""
+    values = [vector for _, vector in pieces]
+    if len({vector.dtype for vector in values}) > 1:
+        values = [tf.cast(vector, tf.float64) for vector in values]
+    joined = tf.cast(values[0] if len(values) == 1 else tf.concat(values, axis=0), tf.float64)
+    places = list(itertools.chain.from_iterable(each for each, _ in pieces))
+    return joined if places == sorted(places) else tf.gather(joined, np.argsort(places))
+
+
+def moved(pieces: Pieces, by: int) -> Pieces:
+    """The same vectors, so many places further on."""
+    return [([place + by for place in places], vector) for places, vector in pieces]
+
+
+def scalars(found: Mapping[int, tf.Tensor]) -> Pieces:
+    """Pieces of scalars by their places."""
+    by_type: dict[tf.DType, list[int]] = {}
+    for place, value in found.items():
+        by_type.setdefault(value.dtype, []).append(place)
+    return [(places, tf.stack([found[place] for place in places])) for places in by_type.values()]
+
+
+def norms_sq(tensors: Sequence[tf.Tensor]) -> Pieces:
+    """The sum of squares of each."""
+    by_shape: dict[Any, list[int]] = {}
+    alone: dict[int, tf.Tensor] = {}
+    for k, tensor in enumerate(tensors):
+        size = tensor.shape.num_elements()
+        if size is not None and size <= SMALL:
+            by_shape.setdefault((tuple(tensor.shape), tensor.dtype), []).append(k)
+        else:
+            alone[k] = tf.nn.l2_loss(tensor)
+    pieces: Pieces = [(places, 2 * vector) for places, vector in scalars(alone)]
+    for (shape, _), places in by_shape.items():
+        stacked = tf.square(tf.stack([tensors[k] for k in places]))
+        pieces.append((places, tf.reduce_sum(stacked, axis=list(range(1, 1 + len(shape))))))
+    return pieces
 
 
 def is_flat(factor: Factor | None) -> bool:
@@ -22,38 +64,26 @@ def is_flat(factor: Factor | None) -> bool:
     return factor is None or isinstance(factor, Plain) or (isinstance(factor, Outer) and factor.d.shape.rank == 2)
 
 
-def flat_deviations(factors: Mapping[int, Any]) -> dict[int, tf.Tensor]:
-    """`deviations` of factors that are flat and not None, by the same keys: sum over i of |J_i|^2 each.
+def flat_deviations(factors: Mapping[int, Any]) -> Pieces:
+    """`deviations` of factors that are flat and not None, by their places: sum over i of |J_i|^2 each.
 
     All must have the same number of rows, known while tracing.
     """
-    parts = {key: [f.a[0], f.d] if isinstance(f, Outer) else [f.d] for key, f in factors.items()}
-    tensors = {id(tensor): wide(tensor) for part in parts.values() for tensor in part}
-    sums = dict(zip(tensors, _rows_sums_sq(list(tensors.values()))))
-    by_kind: dict[Any, dict[int, list[tf.Tensor]]] = {}
-    for key, part in parts.items():
-        found = [sums[id(tensor)] for tensor in part]
-        by_kind.setdefault((len(found), found[0].dtype), {})[key] = found
-    result: dict[int, tf.Tensor] = {}
-    for (length, _), members in by_kind.items():
-        rows = [tf.stack([found[k] for found in members.values()]) for k in range(length)]
-        result |= zip(members, tf.unstack(tf.reduce_sum(rows[0] if length == 1 else rows[0] * rows[1], axis=1)))
-    return result
+    norms: dict[int, tf.Tensor] = {}  # [n], of the rows of each tensor
 
+    def stacked(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        for tensor in tensors:
+            if id(tensor) not in norms:
+                norms[id(tensor)] = tf.math.reduce_euclidean_norm(wide(tensor), axis=1)
+        return tf.stack([norms[id(tensor)] for tensor in tensors])
 
-def _rows_sums_sq(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """[n], the sum of squares of each row, for each [n, p]."""
-    groups: dict[Any, list[int]] = {}
-    for k, tensor in enumerate(tensors):
-        rows, width = tensor.shape
-        small = rows * width <= SMALL
-        groups.setdefault((rows, width, tensor.dtype) if small else k, []).append(k)
-    found: list[Any] = [None] * len(tensors)
-    for members in groups.values():
-        if len(members) == 1:
-            found[members[0]] = row_sum_sq(tensors[members[0]])
-        else:
-            sums = tf.reduce_sum(tf.square(tf.stack([tensors[k] for k in members])), axis=2)
-            for k, value in zip(members, tf.unstack(sums, num=len(members))):
-                found[k] = value
-    return found
+    kinds: dict[Any, list[int]] = {}
+    for place, factor in factors.items():
+        kinds.setdefault((type(factor), wide(factor.d).dtype), []).append(place)
+    pieces: Pieces = []
+    for (kind, _), places in kinds.items():
+        rows = stacked([factors[place].d for place in places])
+        if kind is Outer:
+            rows *= stacked([factors[place].a[0] for place in places])
+        pieces.append((places, tf.reduce_sum(tf.square(rows), axis=1)))
+    return pieces
