@@ -4,6 +4,7 @@ Keras updates one variable after the other, with a dozen small ops for each. Her
 
     vector   many small variables as one: joined, updated together, split again
     kernel   one by one, by those of TensorFlow's fused kernels that compute Keras's very formula
+    fast     one by one, by a kernel that does all of Adam at once, whose 1 - beta is rounded otherwise
     keras    by Keras's own `update_step`
 
 Only the loop over `update_step` is replaced. What Keras does around it (unscaling, accumulating, clipping, weight decay,
@@ -17,17 +18,18 @@ last factor is inside a kernel: `keeps_order` sees to that.
 
 Why these limits, in µs per variable, Adam on a 2-core x86 CPU (`python -m benchmarks.optimizers --sizes`):
 
-    elements     64    1024    4096   16384   65536
-    Keras       8.1     8.6    12.5      27      81
-    vector      3.1     4.7      14      31     110
-    kernel      4.9     5.1     8.0      19      68
-    fast        2.1      15      17      18      38
+    elements     64     256    1024    4096   16384   65536
+    Keras       7.8    10.6      12      15      29      87
+    vector      4.2     4.7     6.6      15      46     116
+    kernel      6.2     6.5     7.7     8.9      22      61
+    fast        2.7     2.8     4.8     5.6     9.4      37
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,7 +41,9 @@ from fitcore import keras_private
 
 VECTOR_MOST = 256  # elements of a variable that is joined with others: beyond, copying costs more than ops
 VECTOR_LEAST = 4  # variables worth joining
-FAST_BETWEEN = (256, 1 << 14)  # elements for which ResourceApplyAdam doesn't pay: it shares out even little work to threads
+# Elements for which ResourceApplyAdam doesn't pay, since it shares out even little work to threads: its sister for AMSGrad,
+# which doesn't, serves instead.
+AMSGRAD_BETWEEN = (256, 1 << 15)
 NUMERICS = ("exact", "fast")
 
 # By a kernel's formula: what else there would be to check is left to Keras. RMSprop has no kernel with Keras's formula.
@@ -75,22 +79,17 @@ def form_of(optimizer: Any, variable: tf.Variable, numerics: str) -> str:
     """How a variable with a dense gradient is updated by an optimizer that `why_not` lets pass.
 
     Returns:
-      "keras", "vector", "kernel", or, under numerics="fast", "fast": by `ResourceApplyAdam`.
+      "keras", "vector", "kernel", or, under numerics="fast", "fast".
     """
     if variable.dtype not in (tf.float32, tf.float64) or "GPU" in variable.device:  # on a GPU nothing of this is measured yet
         return "keras"
     size = variable.shape.num_elements()
-    if numerics == "fast" and _is_fast(optimizer, size):
+    if numerics == "fast" and isinstance(optimizer, keras.optimizers.Adam) and not optimizer.amsgrad:
         return "fast"
     for form in _exact_forms(optimizer, size):
         if numerics == "fast" or _same_bits(form, variable.dtype.name, variable.device, *_identity(optimizer)):
             return form
     return "keras"
-
-
-def _is_fast(optimizer: Any, size: int) -> bool:
-    few, many = FAST_BETWEEN
-    return isinstance(optimizer, keras.optimizers.Adam) and not optimizer.amsgrad and (size <= few or size >= many)
 
 
 def _exact_forms(optimizer: Any, size: int) -> Iterator[str]:
@@ -128,9 +127,9 @@ def fused(optimizer: Any, numerics: str, jit_compile: bool = False, run_eagerly:
 
     Args:
       optimizer: any; only those that `why_not` lets pass are touched.
-      numerics: "exact": the bits of Keras's own update. "fast": small and large variables of Adam and AdamW by TensorFlow's
-        `ResourceApplyAdam`, whose 1 - beta is rounded otherwise: an update from the same state differs by less than 1e-4 of
-        its size. And the kernels also where the device fuses multiply and add: by a few last bits.
+      numerics: "exact": the bits of Keras's own update. "fast": Adam and AdamW by kernels whose 1 - beta is rounded
+        otherwise: an update from the same state differs by less than 1e-4 of its size. And the other kernels also where the
+        device fuses multiply and add: by a few last bits.
     """
     if why_not(optimizer, jit_compile, run_eagerly) is not None:
         yield
@@ -169,7 +168,12 @@ def describe(optimizer: Any, variables: Sequence[Any], numerics: str, jit_compil
     inner = keras_private.inner_optimizer(optimizer)
     weights = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
     forms = [form_of(inner, weight, numerics) for weight in weights]
-    words = {"vector": "joined", "kernel": "by TensorFlow's fused kernels", "fast": "by ResourceApplyAdam", "keras": "by Keras"}
+    words = {
+        "vector": "joined",
+        "kernel": "by TensorFlow's fused kernels",
+        "fast": "by TensorFlow's Adam kernels",
+        "keras": "by Keras",
+    }
     if forms.count("vector") < VECTOR_LEAST:
         words["vector"] = words[next(iter(_exact_forms(inner, VECTOR_MOST + 1)), "keras")]
     counts: dict[str, int] = {}
@@ -263,24 +267,40 @@ def _vector(optimizer: Any, gradients: Sequence[Any], weights: Sequence[Any], le
 
 
 def _fast(optimizer: Any, gradients: Sequence[Any], weights: Sequence[Any], learning_rate: Any) -> None:
-    """Adam by the kernel that does all of it in one pass through memory."""
+    """Adam by a kernel that does all of it."""
     dtype = weights[0].dtype
     slots = keras_private.optimizer_slots(optimizer, weights)
     step = tf.cast(optimizer.iterations + 1, dtype)
     beta_1, beta_2 = tf.constant(optimizer.beta_1, dtype), tf.constant(optimizer.beta_2, dtype)
-    powers = {"beta1_power": tf.pow(beta_1, step), "beta2_power": tf.pow(beta_2, step)}
-    for i, (gradient, weight) in enumerate(zip(gradients, weights)):
-        tf.raw_ops.ResourceApplyAdam(
-            var=weight.handle,
-            m=slots["m"][i].handle,
-            v=slots["v"][i].handle,
-            lr=learning_rate,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=tf.constant(optimizer.epsilon, dtype),
-            grad=tf.cast(gradient, dtype),
-            **powers,
-        )
+    few, many = AMSGRAD_BETWEEN
+    same = {
+        "beta1_power": tf.pow(beta_1, step),
+        "beta2_power": tf.pow(beta_2, step),
+        "lr": learning_rate,
+        "beta1": beta_1,
+        "beta2": beta_2,
+        "epsilon": tf.constant(optimizer.epsilon, dtype),
+    }
+    for gradient, weight, m, v in zip(gradients, weights, slots["m"], slots["v"]):
+        each = {"var": weight.handle, "m": m.handle, "v": v.handle, "grad": tf.cast(gradient, dtype)}
+        if few < weight.shape.num_elements() <= many:
+            largest = _largest(weight)  # AMSGrad divides by the largest v so far: from zero on, this step's
+            largest.assign(tf.zeros(largest.shape, dtype), read_value=False)
+            tf.raw_ops.ResourceApplyAdamWithAmsgrad(**each, vhat=largest.handle, **same)
+        else:
+            tf.raw_ops.ResourceApplyAdam(**each, **same)
+
+
+_largests: dict[int, tf.Variable] = {}
+
+
+def _largest(weight: tf.Variable) -> tf.Variable:
+    """A variable like this one, that lives as long: scratch space, no state."""
+    if id(weight) not in _largests:
+        with tf.init_scope(), tf.device(weight.device):
+            _largests[id(weight)] = tf.Variable(tf.zeros(weight.shape, weight.dtype), trainable=False)
+        weakref.finalize(weight, _largests.pop, id(weight))
+    return _largests[id(weight)]
 
 
 _UPDATES: dict[str, Callable[..., None]] = {"keras": _keras, "kernel": _kernel, "vector": _vector, "fast": _fast}
