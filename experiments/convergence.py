@@ -27,7 +27,7 @@ from keras import layers
 import fitcore
 from experiments.claims import data
 from experiments.claims.measures import noise_shares
-from experiments.claims.question import FULL, Findings, Question, raised, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, raised, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_b import CLAIMS
 from experiments.claims.statistics import mean_of, paired, paired_ratio, share
@@ -339,7 +339,7 @@ def draw(axes: Any, sgd: Sweep, adam: Sweep, shares: dict[str, Any]) -> None:
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    digits = one_hot(data.digits(data.MNIST.value))
+    digits = one_hot(data.digits(MNIST.value))
     findings = Findings(QUESTION, run, parts=7)
     findings.used(digits.about)
     findings.used("B-c also: 100 points made for each seed, x uniform on [0, 1), y = 2x + 1 + 0.1 N(0, 1)")

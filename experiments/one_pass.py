@@ -26,7 +26,7 @@ from keras import layers
 import fitcore
 from experiments.claims import data
 from experiments.claims.measures import barrier, noise_shares
-from experiments.claims.question import FULL, Findings, Question, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share, sign_test
@@ -351,7 +351,7 @@ def draw(axes: Any, second: dict[str, Any], displaced: dict[str, Any]) -> None:
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    digits = data.digits(data.MNIST.value)
+    digits = data.digits(MNIST.value)
     findings = Findings(QUESTION, run, parts=7)
     findings.used(digits.about)
     findings.used("A1, A3: 100 points made for each seed, x uniform on [0, 1), y = 2x + 1 + 0.1 N(0, 1); 1,000 more to test on")

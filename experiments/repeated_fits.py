@@ -25,7 +25,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from experiments.claims.question import FULL, Findings, Question, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_e import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share
@@ -258,7 +258,7 @@ def on_digits(findings: Findings) -> dict[str, list[Ended]]:
     """The same ways on real digits, few enough to overfit."""
     seeds = findings.seeds()
     findings.begin(f"early stopping on digits in {len(WAYS)} ways")
-    digits = data.digits(data.MNIST.value)
+    digits = data.digits(MNIST.value)
     findings.used(f"{digits.about}; every other pixel; 500 to train on, 500 to validate on, those to test on as fresh data")
     x, y = digits.x[:, ::2, ::2], digits.y
     arrays = (x[:500], y[:500], x[500:1000], y[500:1000], digits.x_test[:, ::2, ::2], digits.y_test)
