@@ -131,13 +131,17 @@ class Sweep:
 
     def __init__(self, restarts: Restarts, digits: Split, rates: Sequence[float], seeds: Sequence[int]) -> None:
         self.restarts, self.digits, self.rates, self.seeds = restarts, digits, rates, seeds
-        runs = [[self.train(rate, seed) for seed in seeds] for rate in rates]
-        self.curves = np.array([[curve for curve, _ in row] for row in runs])
-        self.ends = np.array([[end for _, end in row] for row in runs])
+        curves, ends = [], []
+        for seed in seeds:
+            restarts.start(seed)
+            runs = [self.train(rate, seed) for rate in rates]
+            curves.append([curve for curve, _ in runs])
+            ends.append([end for _, end in runs])
+        self.curves, self.ends = np.swapaxes(curves, 0, 1), np.transpose(ends)
 
     def train(self, rate: float, seed: int, batch_size: int = 32) -> tuple[list[float], float]:
-        """As many updates as batches of 32 make, whatever the batch size."""
-        model = self.restarts.start(seed)
+        """From the last start, as many updates as batches of 32 make, whatever the batch size."""
+        model = self.restarts.again()
         model.optimizer.learning_rate = rate
         steps = -(-len(self.digits.x) // 32)
         source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
@@ -147,6 +151,14 @@ class Sweep:
             warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
             history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
         return history["loss"], training_loss(model, self.digits)
+
+    def with_noise(self) -> list[float]:
+        """Losses at the end by the best rate, from each seed, in small batches."""
+        losses = []
+        for seed in self.seeds:
+            self.restarts.start(seed)
+            losses.append(self.train(self.rates[self.best], seed, SMALL_BATCH.value)[1])
+        return losses
 
     @property
     def best(self) -> int:
@@ -195,8 +207,9 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
     scheduler = keras.callbacks.LearningRateScheduler(rate_of_epoch)
     losses, shares = [], []
     for seed in seeds:
+        restarts.start(seed)
         for callbacks in ([], [scheduler]):
-            model = restarts.start(seed)
+            model = restarts.again()
             given: dict[str, Any] = {"verbose": 0, "shuffle": fitcore.Reshuffle(seed)}
             first = given | (findings.records("B2", seed) | {"noise": NOISE} if callbacks else {})
             first["callbacks"] = [*first.get("callbacks", []), *callbacks]
@@ -251,9 +264,10 @@ def b3(findings: Findings, digits: Split) -> dict[str, Any]:
     restarts, stops, losses, shares = Restarts(lambda: digits_model("adam")), [], [], []
     same: list[bool] = []
     for seed in findings.seeds():
+        restarts.start(seed)
         ends = []
         for own in (False, True)[: 2 if len(same) < 3 else 1]:  # three seeds show that they are the same
-            model = restarts.start(seed)
+            model = restarts.again()
             test = {"validation_data": (digits.x_test, digits.y_test), "validation_batch_size": 1000}
             given: dict[str, Any] = {"epochs": EPOCHS_B3.value, "verbose": 0, **test}
             path = findings.run.path / ("best.weights.h5" if own else "model_weights.keras")
@@ -365,7 +379,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         loss_at_the_end_of_the_largest_rate=mean_of(finite[-1], "nats"),
     )
     findings.begin(f"noise by batches of {SMALL_BATCH.value}")
-    noisy = [[each.train(each.rates[each.best], seed, SMALL_BATCH.value)[1] for seed in seeds] for each in (sgd, adam)]
+    noisy = [each.with_noise() for each in (sgd, adam)]
     costs = [np.array(losses) / each.ends[each.best] for losses, each in zip(noisy, (sgd, adam))]
     written = sgd.ends[list(sgd.rates).index(0.01)], adam.ends[list(adam.rates).index(0.001)]
     findings.settle(
