@@ -131,34 +131,25 @@ class Sweep:
 
     def __init__(self, restarts: Restarts, digits: Split, rates: Sequence[float], seeds: Sequence[int]) -> None:
         self.restarts, self.digits, self.rates, self.seeds = restarts, digits, rates, seeds
-        curves, ends = [], []
-        for seed in seeds:
-            restarts.start(seed)
-            runs = [self.train(rate, seed) for rate in rates]
-            curves.append([curve for curve, _ in runs])
-            ends.append([end for _, end in runs])
-        self.curves, self.ends = np.swapaxes(curves, 0, 1), np.transpose(ends)
+        runs = self.train(rates)
+        self.curves = np.array([[curve for curve, _ in row] for row in runs])
+        self.ends = np.array([[end for _, end in row] for row in runs])
 
-    def train(self, rate: float, seed: int, batch_size: int = 32) -> tuple[list[float], float]:
-        """From the last start, as many updates as batches of 32 make, whatever the batch size."""
-        model = self.restarts.again()
-        model.optimizer.learning_rate = rate
-        steps = -(-len(self.digits.x) // 32)
-        source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
-        if batch_size != 32:
-            source |= {"steps_per_epoch": steps}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
-            history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
-        return history["loss"], training_loss(model, self.digits)
-
-    def with_noise(self) -> list[float]:
-        """Losses at the end by the best rate, from each seed, in small batches."""
-        losses = []
+    def train(self, rates: Sequence[float], batch_size: int = 32) -> list[list[tuple[list[float], float]]]:
+        """As many updates as batches of 32 make, whatever the batch size; (epoch losses, loss at the end) [rate][seed]."""
+        steps = None if batch_size == 32 else -(-len(self.digits.x) // 32)
+        runs: list[list[tuple[list[float], float]]] = [[] for _ in rates]
         for seed in self.seeds:
             self.restarts.start(seed)
-            losses.append(self.train(self.rates[self.best], seed, SMALL_BATCH.value)[1])
-        return losses
+            source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "steps_per_epoch": steps, "verbose": 0}
+            for into, rate in zip(runs, rates):
+                model = self.restarts.again()
+                model.optimizer.learning_rate = rate
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
+                    history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
+                into.append((history["loss"], training_loss(model, self.digits)))
+        return runs
 
     @property
     def best(self) -> int:
@@ -379,7 +370,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         loss_at_the_end_of_the_largest_rate=mean_of(finite[-1], "nats"),
     )
     findings.begin(f"noise by batches of {SMALL_BATCH.value}")
-    noisy = [each.with_noise() for each in (sgd, adam)]
+    noisy = [[end for _, end in each.train([each.rates[each.best]], SMALL_BATCH.value)[0]] for each in (sgd, adam)]
     costs = [np.array(losses) / each.ends[each.best] for losses, each in zip(noisy, (sgd, adam))]
     written = sgd.ends[list(sgd.rates).index(0.01)], adam.ends[list(adam.rates).index(0.001)]
     findings.settle(
