@@ -83,10 +83,10 @@ def b3_as_written(digits: Split) -> None:
     model.fit(digits.x, digits.y, epochs=20, validation_data=(digits.x_test, digits.y_test), callbacks=watchers, verbose=0)
 
 
-def rate_of_step(steps_per_epoch: int, epochs: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """B2's rate as fitcore takes it, a function of the step that is compiled into the loop: here, of the step's epoch."""
-    rates = tf.constant([rate_of_epoch(epoch) for epoch in range(epochs)], tf.float32)
-    return lambda step: tf.gather(rates, tf.minimum(step // steps_per_epoch, epochs - 1))
+def rate_of_step(rates: Sequence[float], steps_per_epoch: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Rates by epoch as fitcore takes them: a function of the step that is compiled into the loop, here of its epoch."""
+    table = tf.constant(rates, tf.float32)
+    return lambda step: tf.gather(table, tf.minimum(step // steps_per_epoch, len(rates) - 1))
 
 
 class SaveBest(fitcore.Hook):
@@ -224,7 +224,7 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
             fitted = fitcore.fit(model, digits.x, digits.y, callbacks=[scheduler], record=record, **given)
         else:
             loss = keras.losses.CategoricalCrossentropy()
-            schedule = rate_of_step(steps, 3)
+            schedule = rate_of_step([rate_of_epoch(epoch) for epoch in range(3)], steps)
             engine = fitcore.Engine(model, optimizer=model.optimizer, loss=loss, schedule=schedule)
             fitted = engine.fit(digits.x, digits.y, record=record, **given)
         return launch.weights_sha256(model), fitted.steps["step/learning_rate"][::steps].tolist()
@@ -297,28 +297,20 @@ def b3(findings: Findings, digits: Split) -> dict[str, Any]:
 def line_distances(seeds: Sequence[int]) -> tuple[list[float], list[float]]:
     """Distance to the least-squares line after SGD with a constant rate, and with one that decays from it."""
     epochs, batch, rate = 40, 4, 0.5
-    steps = 100 // batch
     distances: tuple[list[float], list[float]] = ([], [])
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
     for into, decay in zip(distances, (math.inf, 10.0)):
-        rates = tf.constant([rate * math.exp(-epoch / decay) for epoch in range(epochs)], tf.float32)
-
-        def schedule(step: tf.Tensor, rates: tf.Tensor = rates) -> tf.Tensor:
-            return tf.gather(rates, step // steps)
-
-        engine = fitcore.Engine(
-            model, optimizer=keras.optimizers.SGD(rate), loss=keras.losses.MeanSquaredError(), schedule=schedule
-        )
+        schedule = rate_of_step([rate * math.exp(-epoch / decay) for epoch in range(epochs)], 100 // batch)
+        optimizer = keras.optimizers.SGD(rate)
+        engine = fitcore.Engine(model, optimizer=optimizer, loss=keras.losses.MeanSquaredError(), schedule=schedule)
         for seed in seeds:
             random = np.random.default_rng(seed)
             x = random.random((100, 1))
             y = 2 * x + 1 + 0.1 * random.normal(size=(100, 1))
             model.set_weights([random.normal(size=(1, 1)), np.zeros(1)])
-            engine.parts.optimizer.iterations.assign(0)  # type: ignore[union-attr]
-            order = fitcore.Reshuffle(seed)
-            engine.fit(
-                x.astype("float32"), y.astype("float32"), epochs=epochs, batch_size=batch, shuffle=order, verbose=0, record=()
-            )
+            optimizer.iterations.assign(0)
+            given = {"epochs": epochs, "batch_size": batch, "shuffle": fitcore.Reshuffle(seed), "verbose": 0, "record": ()}
+            engine.fit(x.astype("float32"), y.astype("float32"), **given)
             exact = np.linalg.lstsq(np.hstack([x, np.ones_like(x)]), y, rcond=None)[0].ravel()
             into.append(float(np.linalg.norm(np.concatenate([np.ravel(w) for w in model.get_weights()]) - exact)))
     return distances

@@ -41,7 +41,7 @@ PATIENCE = flags.DEFINE_integer(
 NOISE = flags.DEFINE_list("noise", ["0.1", "0.3"], "Standard deviations of the inputs' noise; the inputs' own is 1.")
 
 QUESTION = Question("C", "An LSTM: 100 calls of fit(epochs=1) against one of fit(epochs=100)", CLAIMS)
-ROUNDS, ROUND_EPOCHS = {"Keras": 8, "fitcore": 20}, 2  # of the timing
+ROUND_EPOCHS = 2  # of the timing
 
 Fit = Callable[..., keras.callbacks.History]
 
@@ -230,7 +230,7 @@ def c3(findings: Findings, lab: Lab) -> dict[str, Any]:
     moved = [any((a != b).any() for a, b in zip(now, was)) for was, now in itertools.pairwise(ends)]
 
     lab.restarts.again()
-    in_calls = [h.history["learning_rate"][0] for h in lab.calls(fitcore.fit, model, 100, callbacks=[schedule])]
+    in_calls = [h.history["learning_rate"][0] for h in lab.calls(fitcore.fit, model, lab.epochs, callbacks=[schedule])]
     lab.restarts.again()
     for epoch in range(100):
         lab.one_call(fitcore.fit, model, epoch + 1, initial_epoch=epoch, callbacks=[schedule])
@@ -258,7 +258,7 @@ def c3(findings: Findings, lab: Lab) -> dict[str, Any]:
         "rate in epochs 49, 50, 51, 60, 80, 99 of one call": [rates[e] for e in (49, 50, 51, 60, 80, 99)],
         "first epoch whose rate is exactly 0": rates.index(0.0) if 0.0 in rates else "none",
         "last epoch that changed any bit of a weight": max((e + 1 for e, does in enumerate(moved) if does), default=0),
-        "rate in the last of 100 calls of one epoch, each of which is its epoch 0": in_calls[-1],
+        f"rate in the last of {lab.epochs} calls of one epoch, each of which is its epoch 0": in_calls[-1],
         "100 calls that are told their epoch by initial_epoch end in the bits of one call": same,
         "fitcore's schedule as a function of the step, a tenth once: 52 calls end in the bits of one": results[0] == results[1],
         "its rate at the end": results[0][1],
@@ -276,7 +276,7 @@ def overheads(findings: Findings, lab: Lab) -> dict[str, Effect]:
     ways = [("one call", lab.one_call), ("calls", lab.calls)]
     for name, fit in {"Keras": keras.Model.fit, "fitcore": fitcore.fit}.items():
         lab.one_call(fit, model, 1)
-        for _ in range(ROUNDS[name] * (3 if FULL.value else 1)):
+        for _ in range(len(findings.seeds()) * (3 if name == "fitcore" else 1)):
             ways.reverse()  # the first may be at a disadvantage
             for what, train in ways:
                 took, _ = timed(lambda: train(fit, model, ROUND_EPOCHS))  # noqa: B023
@@ -294,7 +294,7 @@ def draw(axes: Any, curves: dict[str, np.ndarray], third: dict[str, Any]) -> Non
     axes[0].set(yscale="log", xlabel="epochs", ylabel="validation loss (mean, range over seeds)", title=SERIES.value)
     axes[0].legend()
     axes[1].plot(np.maximum(third["rates"], 1e-50), label="one call of 100 epochs")
-    axes[1].plot(third["in calls"], label="100 calls of one epoch")
+    axes[1].plot(third["in calls"], label=f"{len(third['in calls'])} calls of one epoch")
     axes[1].set(yscale="log", xlabel="epoch", ylabel="learning rate (0 drawn at 1e-50)", title="C3's schedule")
     axes[1].legend()
 
