@@ -157,7 +157,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 def c1(findings: Findings, lab: Lab, ended: dict[str, list[Ended]]) -> Effect:
     """One call, from each seed; what Keras and fitcore make of it, and of as many calls. Share of Keras's that are the same."""
     epochs = lab.epochs
-    findings.begin(f"C1: {epochs} calls and one call, Keras and fitcore")
+    findings.begin(f"C1: {epochs} calls and one call, Keras and fitcore", size=2)
     same_by_keras, same_by_both = [], []
     for seed in findings.seeds()[: 3 if FULL.value else 1]:
         bits, model = [], lab.restarts.start(seed)
@@ -192,9 +192,8 @@ def c2(findings: Findings, lab: Lab, ended: dict[str, list[Ended]]) -> dict[str,
     ]
     made = {name: [len(end.losses) for end in ends] for name, ends in ended.items()}
 
-    never: dict[str, Any] = {
-        "callbacks": [keras.callbacks.EarlyStopping(patience=1, min_delta=1e9)]
-    }  # nothing is an improvement
+    # Nothing is an improvement.
+    never: dict[str, Any] = {"callbacks": [keras.callbacks.EarlyStopping(patience=1, min_delta=1e9)]}
     model = lab.restarts.start(lab.seed)
     six = [len(lab.one_call(fit, model, 6, **never).epoch) for fit in (keras.Model.fit, fitcore.fit)]
     six_calls = [len(lab.calls(fit, model, 6, **never)) for fit in (keras.Model.fit, fitcore.fit)]
@@ -303,7 +302,7 @@ def main(directory: launch.RunDirectory) -> dict[str, Any]:
     lab, strengths = Lab(directory.seed), [float(each) for each in NOISE.value]
     findings = Findings(QUESTION, directory, parts=12)
     findings.used(lab.series.about)
-    findings.begin(f"{4 + 1 + len(strengths)} trainings of {lab.epochs} epochs from each seed", size=7)
+    findings.begin(f"{5 + len(strengths)} trainings of {lab.epochs} epochs from each seed", size=7)
     ended = from_each_seed(findings, lab, strengths)
     same_by_keras = c1(findings, lab, ended)
     second = c2(findings, lab, ended)

@@ -84,9 +84,9 @@ class Findings:
         self._part: tuple[str, float] | None = None  # what is under way, since when
         self._board = tf.summary.create_file_writer(str(run.path / "findings"))
 
-    def seeds(self, few: int = 10, many: int = 20) -> list[int]:
-        """The seeds of a comparison: `--repeats` of them, else `few`, or `many` with --full; from --seed on."""
-        return [self.run.seed + i for i in range(REPEATS.value or (many if FULL.value else few))]
+    def seeds(self) -> list[int]:
+        """The seeds of a comparison: `--repeats` of them, else 10, or 20 with --full; from --seed on."""
+        return [self.run.seed + i for i in range(REPEATS.value or (20 if FULL.value else 10))]
 
     def records(self, name: str, seed: int) -> dict[str, Any]:
         """More arguments for the fit of an example under `seed`: the first seed's goes to TensorBoard and into history.json.
