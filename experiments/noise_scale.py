@@ -41,7 +41,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
-from experiments.digits import load_digits
+from experiments.claims import data
 from fitcore import launch
 
 BATCHES = flags.DEFINE_multi_integer("batch", [4, 10, 20, 40, 80, 160, 400, 800], "Batch sizes of the sweep, in digits.")
@@ -61,7 +61,7 @@ class Training:
     def __init__(self, train: Any, test: Any) -> None:
         self.train, self.test = train, tuple(map(tf.constant, test))
         body = [layers.Flatten(), layers.Dense(HIDDEN.value, activation="tanh"), layers.Dense(10)]
-        self.model = keras.Sequential([keras.Input((28, 28, 1)), *body])
+        self.model = keras.Sequential([keras.Input((28, 28)), *body])
         self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(keras.optimizers.SGD(0.1), self.loss)
         self.engine = fitcore.Engine.of_compiled(self.model)
@@ -137,7 +137,8 @@ def trade_off(batches: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    train, test = load_digits(5000)
+    digits = data.digits()
+    train, test = (digits.x, digits.y), (digits.x_test, digits.y_test)
     training = Training(train, test)
     print(f"{len(train[0])} digits; SGD until the held-out loss is {TARGET.value}; {SEEDS.value} seeds")
     print(f"{'batch':>6s} {'rate':>8s} {'steps':>8s} {'examples':>9s}   steps by seed")

@@ -14,7 +14,7 @@ updates an "iteration" is. Beyond the claims: what Keras's seeded shuffle, the s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -26,7 +26,7 @@ from keras import layers
 import fitcore
 from experiments.claims import data
 from experiments.claims.measures import barrier, noise_shares
-from experiments.claims.question import FULL, Findings, Question, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share, sign_test
@@ -35,7 +35,7 @@ from fitcore import launch
 EPOCHS = flags.DEFINE_integer("many_epochs", 10, "A2: epochs that one epoch is compared with.", lower_bound=2)
 LATER = flags.DEFINE_integer("later_epochs", None, "A2: epochs after which overfitting shows. Default: 20, --full: 100.", 3)
 RATE = flags.DEFINE_float("sgd_rate", 0.1, "SGD's learning rate where the noise of single updates is measured.", 0.0)
-ORDERS = flags.DEFINE_integer("orders", 4, "Orders of the data from which the noise in a displacement is measured.", 2)
+ORDERS = flags.DEFINE_integer("orders", 3, "Orders of the data from which the noise in a displacement is measured.", 2)
 
 QUESTION = Question("A", "One pass or many: successive training against a single training iteration", CLAIMS)
 NOISE = fitcore.GradientNoise(every=10, per_layer=False, decay=1.0)
@@ -163,17 +163,43 @@ def a1(findings: Findings) -> tuple[Effect, Effect, int]:
     return left, share([b > 1e-3 for b in barriers]), updates
 
 
+def shuffle_quirk(findings: Findings, same_order: Any, reshuffled: Any) -> None:
+    """What Keras's seeded shuffle costs: the same permutation in every epoch against another one in each. Both [seed, 3]:
+    training loss of the last epoch, test loss, test accuracy."""
+    gained = paired(reshuffled[:, 2], same_order[:, 2], "%")
+    found = {
+        "accuracy gained by reshuffling": gained,
+        "sign test of that, p": sign_test(gained.values),
+        "factor of the test loss by reshuffling": paired_ratio(reshuffled[:, 1], same_order[:, 1]),
+        "factor of the last epoch's training loss by reshuffling": paired_ratio(reshuffled[:, 0], same_order[:, 0]),
+    }
+    findings.beyond(f"Keras's seeded shuffle, one order for all {EPOCHS.value} epochs, against fitcore.Reshuffle", found)
+
+
+def in_other_orders(restarts: Restarts, digits: Split, seed: int) -> list[list[float]]:
+    """[training loss of the last epoch, test loss, test accuracy], each from where the last start was: of many epochs that are
+    reshuffled, of one pass over all digits, and of ten passes over a tenth of them, which is as many updates."""
+    tenth = len(digits.x) // 10
+    ends = []
+    for rows, epochs, batch_size in ((len(digits.x), EPOCHS.value, 32), (10 * tenth, 1, 20), (tenth, 10, 20)):
+        model, x, y = restarts.again(), digits.x[:rows], digits.y[:rows]
+        given = {"epochs": epochs, "batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
+        loss = fitcore.fit(model, x, y, **given).history["loss"][-1]
+        ends.append([loss, *evaluated(model, digits.x_test, digits.y_test)])
+    return ends
+
+
 def a2(findings: Findings, digits: Split) -> dict[str, Any]:
-    """Digits with dropout: one epoch against many, with dropout and without it."""
-    later = LATER.value or (100 if FULL.value else 20)
-    seeds = findings.seeds()
+    """Digits with dropout: one epoch against many, in other orders too, and without dropout."""
+    many, later, seeds = EPOCHS.value, max(EPOCHS.value + 1, LATER.value or (100 if FULL.value else 20)), findings.seeds()
     curves: dict[float, list[dict[str, Any]]] = {0.2: [], 0.0: []}
-    shares, barriers = [], []
+    shares, barriers, other_orders = [], [], []
     updates, test = 0, (digits.x_test, digits.y_test)
     for dropout, into in curves.items():
-        findings.begin(f"A2: digits, {'with' if dropout else 'without'} dropout, {later} epochs from {len(seeds)} seeds")
+        what = f"A2: digits, {'with' if dropout else 'without'} dropout, {later} epochs from {len(seeds)} seeds"
+        findings.begin(what + (f"; {many} in other orders" if dropout else ""), size=4 if dropout else 2)
         restarts = Restarts(lambda dropout=dropout: digits_model(dropout))  # type: ignore[misc]
-        for seed in seeds:
+        for seed in findings.each_seed():
             model = restarts.start(seed)
             name = "A2" if dropout else "A2 without dropout"
             given = {"validation_data": test, "validation_batch_size": 1000, "verbose": 0, "noise": NOISE if dropout else False}
@@ -186,9 +212,11 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
                 shares.append(noise_shares(rest.noise))
                 often = model.get_weights()
                 barriers.append(barrier(functools.partial(loss_of, model, digits.x, digits.y), model, once, often))
+                other_orders.append(in_other_orders(restarts, digits, seed))
     loss, accuracy = (np.array([each[key] for each in curves[0.2]]) for key in ("val_loss", "val_accuracy"))
     loss_without = np.array([each["val_loss"] for each in curves[0.0]])
-    many = min(EPOCHS.value, later - 1)
+    reshuffled, one_pass, ten_passes = np.swapaxes(other_orders, 0, 1)
+    same_order = np.array([[each[key][many - 1] for key in ("loss", "val_loss", "val_accuracy")] for each in curves[0.2]])
     gain = paired(accuracy[:, many - 1], accuracy[:, 0], "%")
     grows = paired_ratio(loss[:, -1], loss[:, many - 1])
     found = {
@@ -202,6 +230,7 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
         "share of noise in an update, in thirds of the training": [mean_of(s, "%").mean for s in np.transpose(shares)],
     }
     findings.example("A2", f"digits with dropout, 1 epoch against {many}", found)
+    shuffle_quirk(findings, same_order, reshuffled)
     return {
         "gain": gain,
         "grows": grows,
@@ -210,7 +239,7 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
         "barriers": share([b > 1e-3 for b in barriers]),
         "dropout": [paired_ratio(loss[:, e], loss_without[:, e]) for e in (0, later - 1)],
         "loss": {"with dropout": loss, "without": loss_without},
-        "runs": curves[0.2],
+        "one pass": paired(one_pass[:, 2], ten_passes[:, 2], "%"),
     }
 
 
@@ -258,20 +287,6 @@ def a3(findings: Findings) -> dict[str, Any]:
     }
 
 
-def same_updates(findings: Findings, digits: Split) -> Effect:
-    """One pass over all digits against ten passes over a tenth of them: as many updates. Accuracy gained by the former."""
-    findings.begin("A2: one pass over ten times the digits")
-    restarts, accuracies = Restarts(digits_model), []
-    tenth = len(digits.x) // 10
-    for seed in findings.seeds():
-        for rows, epochs in ((10 * tenth, 1), (tenth, 10)):
-            model = restarts.start(seed)
-            order = fitcore.Reshuffle(seed)
-            fitcore.fit(model, digits.x[:rows], digits.y[:rows], epochs=epochs, batch_size=20, shuffle=order, verbose=0)
-            accuracies.append(float(evaluated(model, digits.x_test, digits.y_test)[1]))
-    return paired(accuracies[::2], accuracies[1::2], "%")
-
-
 def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
     """A2's network under plain SGD: noise in a displacement, from fresh weights and from trained ones.
 
@@ -289,11 +304,12 @@ def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
             shares[when].append(displacement_noise(model, digits, seed))
             before = model.get_weights()
             given: dict[str, Any] = {"shuffle": order, "verbose": 0}
-            fitted = fitcore.fit(model, digits.x, digits.y, epochs=1, noise=fitcore.GradientNoise(per_layer=False), **given)
+            noise = fitcore.GradientNoise(every=5, per_layer=False)
+            fitted = fitcore.fit(model, digits.x, digits.y, epochs=1, noise=noise, **given)
             moved = sum(float(((now - was) ** 2).sum()) for now, was in zip(model.get_weights(), before))
-            spread = float(np.sum(fitted.noise.trace / fitted.noise.batch_size))
-            predicted[when].append(RATE.value**2 * spread / moved)
-            single[when].append(float(np.clip(spread / np.sum(fitted.noise.batch_grad_norm_sq), 0, 1)))
+            spread = float(np.mean(fitted.noise.trace / fitted.noise.batch_size))
+            predicted[when].append(RATE.value**2 * fitted.account["steps"] * spread / moved)
+            single[when].append(float(np.clip(spread / np.mean(fitted.noise.batch_grad_norm_sq), 0, 1)))
             if when == "start":
                 fitcore.fit(model, digits.x, digits.y, initial_epoch=1, epochs=EPOCHS.value, **given)
     found: dict[str, Any] = {}
@@ -306,34 +322,6 @@ def noise_in_displacements(findings: Findings, digits: Split) -> dict[str, Any]:
         }
     findings.beyond("what the gradient noise says of A-b: noise in single updates and in an epoch's displacement, SGD", found)
     return {"updates": np.array(horizons(digits)), **{when: np.array(rows) for when, rows in shares.items()}}
-
-
-def shuffle_quirk(findings: Findings, digits: Split, runs: Sequence[Any]) -> None:
-    """What Keras's seeded shuffle costs: the same permutation in every epoch against another one in each. `runs`: A2's
-    Histories, which are the former's already."""
-    seeds = findings.seeds(10, 40)
-    findings.begin(f"the same order in each epoch against reshuffling, {len(seeds)} seeds")
-    restarts = Restarts(digits_model)
-    epochs = EPOCHS.value
-
-    def end(seed: int, shuffle: Any) -> list[float]:
-        """[training loss of the last epoch, test loss, test accuracy]."""
-        model = restarts.start(seed)
-        fitted = fitcore.fit(model, digits.x, digits.y, epochs=epochs, shuffle=shuffle, verbose=0)
-        return [fitted.history["loss"][-1], *evaluated(model, digits.x_test, digits.y_test)]
-
-    names = ("loss", "val_loss", "val_accuracy")
-    known = [[each[name][epochs - 1] for name in names] for each in runs[: len(seeds)] if len(each["loss"]) >= epochs]
-    same = np.array(known + [end(seed, True) for seed in seeds[len(known) :]])
-    other = np.array([end(seed, fitcore.Reshuffle(seed)) for seed in seeds])
-    points_lost = paired(other[:, 2], same[:, 2], "%")
-    found = {
-        "accuracy gained by reshuffling": points_lost,
-        "sign test of that, p": sign_test(points_lost.values),
-        "factor of the test loss by reshuffling": paired_ratio(other[:, 1], same[:, 1]),
-        "factor of the last epoch's training loss by reshuffling": paired_ratio(other[:, 0], same[:, 0]),
-    }
-    findings.beyond(f"Keras's seeded shuffle, one order for all {EPOCHS.value} epochs, against fitcore.Reshuffle", found)
 
 
 def draw(axes: Any, second: dict[str, Any], displaced: dict[str, Any]) -> None:
@@ -351,8 +339,8 @@ def draw(axes: Any, second: dict[str, Any], displaced: dict[str, Any]) -> None:
 
 
 def main(run: launch.RunDirectory) -> dict[str, Any]:
-    digits = data.digits(data.MNIST.value)
-    findings = Findings(QUESTION, run, parts=7)
+    digits = data.digits(MNIST.value)
+    findings = Findings(QUESTION, run, parts=9)
     findings.used(digits.about)
     findings.used("A1, A3: 100 points made for each seed, x uniform on [0, 1), y = 2x + 1 + 0.1 N(0, 1); 1,000 more to test on")
     left_a1, barriers_a1, updates_a1 = a1(findings)
@@ -364,7 +352,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         distance_left_A1=left_a1,
         error_left_A3=third["left"],
         test_loss_later_A2=second["grows"],
-        one_pass_over_ten_times_the_digits_A2=same_updates(findings, digits),
+        one_pass_over_ten_times_the_digits_A2=second["one pass"],
     )
     displaced = noise_in_displacements(findings, digits)
     start, late = displaced["start"], displaced["late"]
@@ -395,7 +383,6 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     )
     counted = {"A1": updates_a1, "A2": second["updates"], "A3": third["updates"]}
     findings.settle("A-e", updates_in_one_epoch=counted)
-    shuffle_quirk(findings, digits, second["runs"])
     findings.plot("A: one pass or many", lambda axes: draw(axes, second, displaced), panels=2)
     return findings.result()
 

@@ -12,6 +12,7 @@ random. Beyond the claims: what calls cost, and six ways to stop compared, on ra
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from experiments.claims.question import FULL, Findings, Question, run
+from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_e import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share
@@ -48,11 +49,13 @@ class Task:
 
     Attributes:
       arrays: seed -> (x, y, x_val, y_val, x_fresh, y_fresh).
+      most: epochs that a training may last.
       validation_batch_size: as in fit.
     """
 
     restarts: Restarts
     arrays: Callable[[int], tuple[Any, ...]]
+    most: int
     validation_batch_size: int | None = None
 
     def fit(self, seed: int, fit: Fit, model: keras.Model, **arguments: Any) -> keras.callbacks.History:
@@ -77,10 +80,11 @@ def dense() -> keras.Model:
 def digits_model() -> keras.Model:
     body = [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(10, activation="softmax")]
     model = keras.Sequential([keras.Input((14, 14)), *body])
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
+@functools.lru_cache(maxsize=1)
 def random_labels(seed: int) -> tuple[Any, ...]:
     """800 rows to train on, 200 to validate on, 10,000 fresh ones; normal inputs, labels 0 or 1 at random."""
     source = np.random.default_rng([seed, 5])
@@ -101,35 +105,35 @@ class Ended:
 
 
 def by_hand(task: Task, seed: int, model: keras.Model, fit: Fit = fitcore.fit) -> float:
-    """E2: up to MOST calls of one epoch; stops when more than PATIENCE in a row fail to improve."""
+    """E2: up to task.most calls of one epoch; stops when more than PATIENCE in a row fail to improve."""
     best, waited = np.inf, 0
-    for call in range(MOST.value):
+    for call in range(task.most):
         val_loss = task.fit(seed, fit, model, epochs=1).history["val_loss"][0]
         best, waited = (val_loss, 0) if val_loss < best else (best, waited + 1)
         if waited > PATIENCE.value:
             return call + 1
-    return MOST.value
+    return task.most
 
 
 def by_callback(task: Task, seed: int, model: keras.Model, fit: Fit = fitcore.fit) -> float:
     """E3: one call with Keras's EarlyStopping."""
     stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=PATIENCE.value, restore_best_weights=True)
-    return len(task.fit(seed, fit, model, epochs=MOST.value, callbacks=[stopping]).epoch)
+    return len(task.fit(seed, fit, model, epochs=task.most, callbacks=[stopping]).epoch)
 
 
 def by_hook_over_calls(task: Task, seed: int, model: keras.Model) -> float:
     """fitcore's EarlyStopping, which outlives the calls, given to calls of one epoch."""
     stopping = fitcore.EarlyStopping(patience=PATIENCE.value, restore_best=True)
-    for call in range(MOST.value):
+    for call in range(task.most):
         if task.fit(seed, fitcore.fit, model, epochs=1, hooks=[stopping]).stop_reason is not None:
             return call + 1
-    return MOST.value
+    return task.most
 
 
 def by_rule(task: Task, seed: int, model: keras.Model) -> float:
     """fitcore's stop rule alone, in one call: nothing is put back."""
     stopping = fitcore.StopOn(fitcore.Patience(PATIENCE.value))
-    return len(task.fit(seed, fitcore.fit, model, epochs=MOST.value, hooks=[stopping]).epoch)
+    return len(task.fit(seed, fitcore.fit, model, epochs=task.most, hooks=[stopping]).epoch)
 
 
 def by_evidence(task: Task, seed: int, model: keras.Model) -> float:
@@ -137,13 +141,13 @@ def by_evidence(task: Task, seed: int, model: keras.Model) -> float:
     above_zero = fitcore.Smoothed(fitcore.Target(0.0, mode="max"), DECAY.value)
     stopping = fitcore.StopOn(above_zero, "noise/evidence")
     steps_per_epoch = -(-len(task.arrays(seed)[0]) // 32)
-    history = task.fit(seed, fitcore.fit, model, epochs=MOST.value, hooks=[stopping])
+    history = task.fit(seed, fitcore.fit, model, epochs=task.most, hooks=[stopping])
     return float(history.account["steps"] / steps_per_epoch)
 
 
 def not_at_all(task: Task, seed: int, model: keras.Model) -> float:
-    task.fit(seed, fitcore.fit, model, epochs=MOST.value)
-    return MOST.value
+    task.fit(seed, fitcore.fit, model, epochs=task.most)
+    return task.most
 
 
 WAYS: Mapping[str, Callable[..., float]] = {
@@ -157,9 +161,20 @@ WAYS: Mapping[str, Callable[..., float]] = {
 
 
 def ended(task: Task, seed: int, way: Callable[..., float], **arguments: Any) -> Ended:
-    model = task.restarts.start(seed)
+    """By one way, from where the task's last start was."""
+    model = task.restarts.again()
     epochs = way(task, seed, model, **arguments)
     return Ended(epochs, launch.weights_sha256(model), task.losses(seed, model))
+
+
+def by_all_ways(findings: Findings, task: Task) -> dict[str, list[Ended]]:
+    """Where each way ends, from each seed."""
+    ends: dict[str, list[Ended]] = {name: [] for name in WAYS}
+    for seed in findings.each_seed():
+        task.restarts.start(seed)
+        for name, way in WAYS.items():
+            ends[name].append(ended(task, seed, way))
+    return ends
 
 
 # --- the examples ------------------------------------------------------------------------------------------------------------
@@ -175,10 +190,10 @@ def e1(findings: Findings, task: Task) -> dict[str, Any]:
         for name, fit in {"fitcore": fitcore.fit, "Keras": keras.Model.fit}.items():
             if name == "Keras" and seed >= seeds[0] + (3 if FULL.value else 1):
                 continue
-            model = task.restarts.start(seed)
+            model = task.restarts.start(seed) if name == "fitcore" else task.restarts.again()
             shown = [task.fit(seed, fit, model, epochs=1).history for _ in range(calls)]
             end = launch.weights_sha256(model)
-            model = task.restarts.start(seed)
+            task.restarts.again()
             given = findings.records("E1", seed) if name == "fitcore" else {}
             one = task.fit(seed, fit, model, epochs=calls, **given)
             bits[name].append(launch.weights_sha256(model) == end)
@@ -212,10 +227,11 @@ def e1(findings: Findings, task: Task) -> dict[str, Any]:
 def e2_and_e3(findings: Findings, task: Task) -> dict[str, list[Ended]]:
     """Early stopping by hand, by the callback, and in four other ways."""
     seeds = findings.seeds()
-    findings.begin(f"E2, E3: early stopping in {len(WAYS)} ways, {len(seeds)} seeds")
-    ends = {name: [ended(task, seed, way) for seed in seeds] for name, way in WAYS.items()}
+    findings.begin(f"E2, E3: early stopping in {len(WAYS)} ways, {len(seeds)} seeds", size=2)
+    ends = by_all_ways(findings, task)
     second, third = ends["by hand (E2)"], ends["Keras's EarlyStopping (E3)"]
     findings.begin("E2, E3: the same by Keras")
+    task.restarts.start(seeds[0])
     same = {
         name: ended(task, seeds[0], way, fit=keras.Model.fit) == ends[name][0]
         for name, way in list(WAYS.items())[:2]  # those that Keras can do
@@ -238,7 +254,7 @@ def e2_and_e3(findings: Findings, task: Task) -> dict[str, list[Ended]]:
     return ends
 
 
-def compared(findings: Findings, what: str, ends: dict[str, list[Ended]]) -> None:
+def compared(findings: Findings, what: str, most: int, ends: dict[str, list[Ended]]) -> None:
     """The ways to stop, beyond the claims."""
     base = ends["not at all"]
     found: dict[str, Any] = {}
@@ -251,25 +267,23 @@ def compared(findings: Findings, what: str, ends: dict[str, list[Ended]]) -> Non
             found[f"{name}: accuracy on fresh data, less that of not stopping"] = paired(
                 [end.losses[2] for end in each], [end.losses[2] for end in base], "%"
             )
-    findings.beyond(f"Ways to stop, {what}, up to {MOST.value} epochs", found)
+    findings.beyond(f"Ways to stop, {what}, up to {most} epochs", found)
 
 
-def on_digits(findings: Findings) -> dict[str, list[Ended]]:
+def on_digits(findings: Findings, most: int) -> dict[str, list[Ended]]:
     """The same ways on real digits, few enough to overfit."""
-    seeds = findings.seeds()
-    findings.begin(f"early stopping on digits in {len(WAYS)} ways")
-    digits = data.digits(data.MNIST.value)
+    findings.begin(f"early stopping on digits in {len(WAYS)} ways", size=2)
+    digits = data.digits(MNIST.value)
     findings.used(f"{digits.about}; every other pixel; 500 to train on, 500 to validate on, those to test on as fresh data")
     x, y = digits.x[:, ::2, ::2], digits.y
     arrays = (x[:500], y[:500], x[500:1000], y[500:1000], digits.x_test[:, ::2, ::2], digits.y_test)
-    task = Task(Restarts(digits_model), lambda seed: arrays, validation_batch_size=500)
-    return {name: [ended(task, seed, way) for seed in seeds] for name, way in WAYS.items()}
+    return by_all_ways(findings, Task(Restarts(digits_model), lambda seed: arrays, most, validation_batch_size=500))
 
 
 def costs(findings: Findings, task: Task) -> None:
     """Seconds of calls and of one call, warm, in turns: Keras's and fitcore's."""
     findings.begin("what repeated calls cost")
-    seed, calls = findings.run.seed, CALLS.value if FULL.value else CALLS.value // 2
+    seed, calls = findings.run.seed, CALLS.value if FULL.value else max(1, CALLS.value // 4)
     x, y = task.arrays(seed)[:2]
     model = task.restarts.start(seed)
     times: dict[str, list[float]] = {}
@@ -303,9 +317,9 @@ def draw(axes: Any, first: dict[str, Any], ends: dict[str, dict[str, list[Ended]
 
 
 def main(directory: launch.RunDirectory) -> dict[str, Any]:
-    findings = Findings(QUESTION, directory, parts=5)
+    findings = Findings(QUESTION, directory, parts=7)
     findings.used("1,000 rows made for each seed: 10 normal inputs, labels 0 or 1 at random; 10,000 fresh rows beside them")
-    task = Task(Restarts(dense), random_labels)
+    task = Task(Restarts(dense), random_labels, MOST.value)
     first = e1(findings, task)
     ends = e2_and_e3(findings, task)
     second, third = ends["by hand (E2)"], ends["Keras's EarlyStopping (E3)"]
@@ -338,9 +352,10 @@ def main(directory: launch.RunDirectory) -> dict[str, Any]:
         ),
         fresh_loss_above_validation_loss=paired([end.losses[1] for end in third], [end.losses[0] for end in third]),
     )
-    with_digits = on_digits(findings)
-    compared(findings, "random labels", ends)
-    compared(findings, "500 real digits", with_digits)
+    most_digits = MOST.value if FULL.value else min(MOST.value, 30)  # they have overfitted by then
+    with_digits = on_digits(findings, most_digits)
+    compared(findings, "random labels", MOST.value, ends)
+    compared(findings, "500 real digits", most_digits, with_digits)
     costs(findings, task)
     all_ends = {"random labels": ends, "digits": with_digits}
     findings.plot("E: calls, epochs, and when to stop", lambda axes: draw(axes, first, all_ends), panels=3)

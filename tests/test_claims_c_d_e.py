@@ -157,9 +157,10 @@ def test_by_hand_stops_after_more_than_patience_in_a_row(monkeypatch):
     curve = iter([3.0, 2.0, *[2.0] * 10, 1.9, *[5.0] * 50])  # ten that are no better, one that is, and then none
 
     class Scripted:
+        most = 100
+
         def fit(self, seed, fit, model, epochs):
             return type("History", (), {"history": {"val_loss": [next(curve)]}})
 
-    monkeypatch.setattr(repeated_fits, "MOST", type("Flag", (), {"value": 100}))
     monkeypatch.setattr(repeated_fits, "PATIENCE", type("Flag", (), {"value": 10}))
     assert repeated_fits.by_hand(Scripted(), 0, None) == 13 + 11

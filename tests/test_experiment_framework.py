@@ -69,13 +69,13 @@ def test_a_restarted_model_trains_as_one_built_anew():
         return model
 
     restarts, ends, engines = Restarts(build), [], []
-    for seed in (1, 2, 1):
-        model = restarts.start(seed)
+    for seed in (1, 2, 1, None):
+        model = restarts.start(seed) if seed else restarts.again()
         fitcore.fit(model, x, y, epochs=2, batch_size=16, verbose=0)
         ends.append(launch.weights_sha256(model))
         engines.append(fitcore.Engine.of_compiled(model).traces)
-    assert ends[0] == ends[2] != ends[1]
-    assert engines == [1, 1, 1]
+    assert ends[0] == ends[2] == ends[3] != ends[1]
+    assert engines == [1, 1, 1, 1]
     keras.utils.set_random_seed(2)
     fresh = build()
     fitcore.fit(fresh, x, y, epochs=2, batch_size=16, verbose=0)
@@ -87,6 +87,9 @@ def test_data_are_real_and_say_so():
     assert digits.x.shape == (4000, 28, 28)
     assert digits.x_test.shape == (1000, 28, 28)
     assert "4,000 real MNIST digits" in digits.about
+    few = data.digits(rows=10)
+    np.testing.assert_array_equal(few.y, digits.y[:8])
+    np.testing.assert_array_equal(few.x_test, digits.x_test[:2])
     for series in (data.sunspots(), data.co2()):
         assert series.x.shape[1:] == (12, 1)
         np.testing.assert_array_equal(series.x[1:, -1, 0], series.y[:-1, 0])  # the window ends where its target begins

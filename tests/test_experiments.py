@@ -36,6 +36,7 @@ def findings_of(folder, gains, seconds):
     folder.mkdir()
     findings = Findings(QUESTION, launch.RunDirectory(folder), parts=2)
     findings.begin("one thing")
+    assert list(findings.each_seed()) == findings.seeds()
     findings.used("numbers made up for a test")
     findings.example("A1", "a failure", {"a truth": True, "a list": [1.0, 2.5]}, raised(lambda: [][1]))
     findings.settle("A-a", gain=mean_of(gains, "%"))
@@ -55,6 +56,7 @@ def test_what_was_found_is_told(tmp_path, capsys):
     result = findings_of(tmp_path / "A", [0.14, 0.15, 0.16], [1.0, 1.2])
     printed = capsys.readouterr().out
     assert "[  0 %] one thing" in printed
+    assert "[  5 %] one thing: seed " in printed  # a tenth of the seeds, in the first of two parts
     assert "[ 50 %] another" in printed
     assert "A-a: it grows: **supported**; gain" in printed
     assert set(result["seconds"]) == {"one thing", "another"}
@@ -111,12 +113,33 @@ def test_a_finished_question_is_not_run_again(tmp_path, monkeypatch, capsys):
         report.main(["report"])
 
 
+# What each question leaves behind: runs in TensorBoard, what its examples raise as written, the bits it finds to agree.
+EVENTS = {
+    "A": ["A1", "A2", "A3"],
+    "B": ["B1", "B2", "B3"],
+    "C": ["C1"],
+    "D": ["D2 shuffle=False", "D2 shuffle=batch", "D2 shuffle=True"],
+    "E": ["E1"],
+}
+FAILURES = {"B": ["runs", "TypeError", "ValueError"], "C": ["runs", "runs", "ValueError"]}
+SAME_BITS = {
+    "A": [],
+    "B": ["LearningRateScheduler ends in the same bits", "fitcore's schedule, compiled into the loop, ends"],
+    "C": ["3 calls of Keras's end", "fitcore's, by one call and by many", "100 calls that are told", "fitcore's schedule as a"],
+    "D": ["Keras's train_on_batch returns the same bits"],
+    "E": ["2 calls end in the bits of one call of 2", "Keras", "fitcore.EarlyStopping over calls of one epoch ends"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
         "one_pass --later_epochs=3 --many_epochs=2 --orders=2",
         "convergence --epochs_B1=4 --epochs_B3=3 --patience_B3=1",
+        "lstm_fits --epochs=3 --patience=1",
+        "on_batch --epochs=2 --rows=96",
+        "repeated_fits --calls=2 --most=3 --patience=1",
     ],
     ids=lambda command: command.partition(" ")[0],
 )
@@ -124,8 +147,8 @@ def test_a_question_runs_from_its_examples_to_its_verdicts(command, tmp_path):
     module, *own_flags = command.split()
     folder, few = tmp_path / "run", tmp_path / "few.npz"
     digits = data.digits()
-    images, images_test = ((255 * x).astype("uint8") for x in (digits.x[:400], digits.x_test[:100]))
-    np.savez(few, x_train=images, y_train=digits.y[:400], x_test=images_test, y_test=digits.y_test[:100])
+    images, images_test = ((255 * x).astype("uint8") for x in (digits.x[:600], digits.x_test[:100]))
+    np.savez(few, x_train=images, y_train=digits.y[:600], x_test=images_test, y_test=digits.y_test[:100])
     full = [sys.executable, "-m", f"experiments.{module}", f"--logdir={folder}", f"--mnist={few}", "--repeats=2", *own_flags]
     subprocess.run(full, check=True, cwd=report.ROOT, stdout=subprocess.PIPE)
     result = json.loads((folder / "result.json").read_text())
@@ -137,12 +160,13 @@ def test_a_question_runs_from_its_examples_to_its_verdicts(command, tmp_path):
     for plot in result["plots"]:
         assert (folder / plot["file"]).stat().st_size > 10_000
     events = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("events*")}
-    assert {"findings", f"{letter}1", f"{letter}2", f"{letter}3"} <= events
-    if letter == "B":
-        failures = {example["id"]: example["as_written"].partition(":")[0] for example in result["examples"]}
-        assert failures == {"B1": "runs", "B2": "TypeError", "B3": "ValueError"}
-        same = [value for name, value in [*result["examples"][1]["found"].items()] if "bits" in name]
-        assert same == [True, True]
+    assert {"findings", *EVENTS[letter]} <= events
+    failures = [example["as_written"].partition(":")[0] for example in result["examples"]]
+    assert failures == FAILURES.get(letter, ["runs"] * 3)
+    found = {name: value for example in result["examples"] for name, value in example["found"].items()}
+    for beginning in SAME_BITS[letter]:
+        (value,) = (value for name, value in found.items() if name.startswith(beginning))
+        assert (value["mean"] if isinstance(value, dict) else value) == 1, beginning
 
 
 def test_an_unknown_question_is_named():

