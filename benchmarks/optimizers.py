@@ -51,7 +51,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; may be given several times. Default: all.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Which optimizer.")
 flags.DEFINE_integer("rounds", 15, "Rounds, each timing all forms.", lower_bound=1)
-flags.DEFINE_float("seconds", 0.15, "About how long each form is timed per round.", lower_bound=0.01)
+flags.DEFINE_float("seconds", 0.5, "About how long each form is timed per round.", lower_bound=0.01)
 flags.DEFINE_bool("sizes", False, "Time the forms of Adam's update alone, by size.")
 flags.DEFINE_string("json", None, "Write the figures to this file.")
 
