@@ -16,7 +16,7 @@ import numpy as np
 
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Hook, LoopRule, Rules, View, name_of
+from fitcore.hooks import Hook, LoopRule, Rules, StoppingRule, View, name_of
 from fitcore.program import Chunk
 
 
@@ -124,6 +124,7 @@ class Run:
                 hook.loop_state = {name: float(value) for name, value in state.items()}
             if chunk.carried["stopped_by"] >= 0:
                 hook, rule = ruled[int(chunk.carried["stopped_by"])]
+                assert isinstance(rule, StoppingRule)  # seen to while tracing
                 reason = rule.reason(hook.loop_state or {})
                 self.stop = self.stop or StopReason(name_of(hook), self.step, self.epoch, reason)
         losses = records.get("step/loss")

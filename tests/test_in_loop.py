@@ -202,9 +202,23 @@ class FixedSize(Hook):
         return fitcore.Set("batch_size", 8)
 
 
+@dataclass(frozen=True)
+class Reasonless:
+    """May stop, and couldn't say why."""
+
+    needs = changes = ()
+
+    def start(self) -> dict[str, float]:
+        return {}
+
+    def after_step(self, state: Any, seen: StepSeen) -> Outcome:
+        return Outcome({}, stop=seen.step > 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
+        ({"hooks": [fitcore.InLoop(Reasonless())]}, TypeError, r"Reasonless\(\) may stop .* needs a `reason\(state\)`"),
         ({"batch_size": lambda step: 0}, ValueError, "`batch_size.step.` must give.*at least 1.*0 for step 0"),
         ({"batch_size": lambda step: 4 - step}, tf.errors.InvalidArgumentError, "`batch_size` was set to less than 1"),
         ({"batch_size": doubling, "shuffle": "batch"}, ValueError, "changing batch size needs dense arrays.*inside batches"),

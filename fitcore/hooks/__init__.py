@@ -11,7 +11,7 @@ tensorboard.py  events per step and per epoch
 
 from fitcore.hooks.batch_size import BatchSizeSchedule
 from fitcore.hooks.early_stopping import EarlyStopping, StopAfter
-from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen
+from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen, StoppingRule
 from fitcore.hooks.noise_control import CABS, LowSignal, NoiseLearningRate, NormTest
 from fitcore.hooks.plateau import Plateau
 from fitcore.hooks.protocol import (
@@ -71,6 +71,7 @@ __all__ = [
     "StopAfter",
     "StopOn",
     "StopRule",
+    "StoppingRule",
     "Target",
     "TensorBoard",
     "View",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,3 @@ class BatchSizeSchedule:
 
     def after_step(self, state: LoopState, seen: StepSeen) -> Outcome:
         return Outcome({}, settings={"batch_size": self.schedule(seen.step + 1)})
-
-    def reason(self, state: Mapping[str, float]) -> str:
-        raise AssertionError("a schedule doesn't stop")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
 
@@ -66,6 +66,11 @@ class LoopRule(Protocol):
     def after_step(self, state: LoopState, seen: StepSeen) -> Outcome:
         """Its decision, traced."""
 
+
+@runtime_checkable
+class StoppingRule(LoopRule, Protocol):
+    """A rule that may stop the training."""
+
     def reason(self, state: Mapping[str, float]) -> str:
         """In words, why it stopped in this state. On the host."""
 
@@ -95,6 +100,10 @@ class Rules:
             outcome = rule.after_step(state, seen)
             if set(outcome.state) != set(state):
                 raise ValueError(f"{rule!r}: its state has {sorted(state)} at the start, {sorted(outcome.state)} after a step.")
+            if outcome.stop is not False and not isinstance(rule, StoppingRule):
+                raise TypeError(
+                    f"{rule!r} may stop the training, so it needs a `reason(state)`, a method that says why it did."
+                )
             undeclared = sorted(set(outcome.settings) - set(rule.changes))
             if undeclared:
                 raise ValueError(f"{rule!r} sets {undeclared}, but its `changes` are {rule.changes!r}.")

@@ -52,9 +52,6 @@ class NormTest:
         rows = tf.minimum(rows, tf.constant(self.most, tf.float64))
         return Outcome({**sums, "rows": rows}, settings={"batch_size": rows})
 
-    def reason(self, state: Mapping[str, float]) -> str:
-        raise AssertionError("this rule doesn't stop")
-
 
 @dataclass(frozen=True)
 class CABS:
@@ -88,9 +85,6 @@ class CABS:
         rows = tf.where(tf.math.is_nan(wanted), state["rows"], rows)
         return Outcome({**sums, "rows": rows}, settings={"batch_size": rows})
 
-    def reason(self, state: Mapping[str, float]) -> str:
-        raise AssertionError("this rule doesn't stop")
-
 
 @dataclass(frozen=True)
 class NoiseLearningRate:
@@ -120,9 +114,6 @@ class NoiseLearningRate:
         rate = self.highest / (1 + _ratio(sums["trace"], sums["norm_sq"]) / seen.examples)
         known = tf.logical_and(sums["norm_sq"] > 0, tf.math.is_finite(rate))
         return Outcome(sums, settings={"learning_rate": tf.where(known, rate, seen.values["step/learning_rate"])})
-
-    def reason(self, state: Mapping[str, float]) -> str:
-        raise AssertionError("this rule doesn't stop")
 
 
 @dataclass(frozen=True)
