@@ -1,6 +1,6 @@
 """B. How parameters converge: plain SGD, Adam with a decaying rate, callbacks that watch. Three examples, four claims.
 
-    python -m experiments.convergence                 # under a minute
+    python -m experiments.convergence                 # about a minute
     python -m experiments.convergence --full          # more seeds, a finer sweep of rates
     python -m experiments.convergence --epochs_B1=20
 

@@ -1,6 +1,6 @@
 """C. An LSTM trained by 100 calls of fit(epochs=1) against one call of fit(epochs=100): three examples, five claims.
 
-    python -m experiments.lstm_fits                    # a fifth of it: 20 epochs, patience 2; under a minute
+    python -m experiments.lstm_fits                    # a fifth of it: 20 epochs, patience 2; about a minute
     python -m experiments.lstm_fits --full             # 100 epochs, patience 10, and more seeds
     python -m experiments.lstm_fits --series=co2 --epochs=60 --repeats=5
 

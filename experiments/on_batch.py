@@ -1,6 +1,6 @@
 """D. Can train_on_batch give the same loss and accuracy in each epoch? Three examples, four claims.
 
-    python -m experiments.on_batch                    # under a minute
+    python -m experiments.on_batch                    # about a minute
     python -m experiments.on_batch --full             # more seeds
     python -m experiments.on_batch --epochs=20 --rows=320
 

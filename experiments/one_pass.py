@@ -1,6 +1,6 @@
 """A. One pass or many? Successive training against a single training iteration: three examples, five claims.
 
-    python -m experiments.one_pass                    # under a minute
+    python -m experiments.one_pass                    # about a minute
     python -m experiments.one_pass --full             # more seeds, and A2 until it has long overfitted
     python -m experiments.one_pass --repeats=30 --later_epochs=60
 

@@ -1,6 +1,6 @@
 """E. Why are calls to fit repeated? Three examples, four claims.
 
-    python -m experiments.repeated_fits                    # under a minute
+    python -m experiments.repeated_fits                    # about a minute
     python -m experiments.repeated_fits --full             # more seeds
     python -m experiments.repeated_fits --patience=5 --most=50
 

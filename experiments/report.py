@@ -41,7 +41,7 @@ SHARES = {  # of the time, about, of a quick and of a full report: what the bar 
     "E": (1.0, 3.0),
 }
 
-QUICK = flags.DEFINE_bool("quick", False, "Each question at its default length, under a minute.")
+QUICK = flags.DEFINE_bool("quick", False, "Each question at its default length, about a minute.")
 ONLY = flags.DEFINE_list("only", [], "Questions to run, by letter. Default: all five.")
 RUNS = flags.DEFINE_string("runs", "runs/report", "Folder the runs are kept in.")
 FRESH = flags.DEFINE_bool("fresh", False, "Run everything again, whatever there is.")

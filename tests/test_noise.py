@@ -189,7 +189,7 @@ def test_some_of_the_rows_are_enough(rows):
     def build():
         inner = [layers.Reshape((6, 1)), layers.Conv1D(2, 3, activation="tanh"), layers.Flatten(), layers.Dense(1)]
         model = keras.Sequential([keras.Input((6,)), *inner])
-        model.compile(keras.optimizers.SGD(0.0), "mse")
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
         return model
 
     random = np.random.default_rng(0)

