@@ -44,9 +44,9 @@ class GradientNoise:
     splits: int = 4
     hessian_every: int = 0
     examples: int | None = 64
-    per_layer: bool = True
     evidence: bool = False
     # What only concerns the host makes no other program of the step.
+    per_layer: bool = field(default=True, compare=False)
     decay: float = field(default=0.99, compare=False)
     confidence: float = field(default=0.95, compare=False)
     directory: str | os.PathLike[str] | None = field(default=None, compare=False)
