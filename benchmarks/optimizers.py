@@ -66,29 +66,30 @@ def measure(name: str) -> dict[str, Any]:
     workload = WORKLOADS[name]
     models: dict[str, keras.Model] = {}
 
-    def prepared(form: str) -> Callable[[int], float]:
+    def prepared(form: str) -> Callable[[Any], float]:
         keras.utils.set_random_seed(1)
         model = models[form] = workload.build()
         model.compile(OPTIMIZERS[FLAGS.optimizer](), model.loss)
         numerics = "fast" if form == "fast" else "exact"
 
-        def run(steps: int) -> float:
-            data = workload.data(steps * BATCH)
+        def run(data: Any) -> float:
             start = time.perf_counter()
             fitcore.fit(model, *data, batch_size=BATCH, shuffle=False, verbose=0, record=(), numerics=numerics)
-            return (time.perf_counter() - start) / steps
+            return (time.perf_counter() - start) / (len(data[0]) // BATCH)
 
         with unfused() if form == "keras" else contextlib.nullcontext():
-            run(50)
+            run(few)
         return run
 
+    few = workload.data(50 * BATCH)
     runs = {form: prepared(form) for form in FORMS}
-    paces = [runs[form](50) for form in FORMS]
+    paces = [runs[form](few) for form in FORMS]
     steps = min(max(int(FLAGS.seconds / paces[0]), 20), 3000)
+    data = workload.data(steps * BATCH)
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     for i in range(-1, FLAGS.rounds):  # one round for nothing
         for form in FORMS[:: 1 if i % 2 == 0 else -1]:
-            seconds = runs[form](steps)
+            seconds = runs[form](data)
             times[form] += [1e6 * seconds] if i >= 0 else []
     row: dict[str, Any] = {"workload": name, "optimizer": FLAGS.optimizer, "steps": steps}
     for form in FORMS:
