@@ -34,6 +34,8 @@ NOISE_TOTALS = (
     "noise/evidence",
 )  # what rules inside the loop can read
 
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
 
 
@@ -124,7 +126,7 @@ class Probe:
     def totals(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
         """What rules in the loop see of one step, by name, from its row, traced: float64 scalars, NaN if not measured."""
         n, count = row[0], len(self.entries)
-        split, ghost = (np.array([getattr(entry, name) for entry in self.entries], bool) for name in ("split", "ghost"))
+        split, ghost = self.kinds
         big = row[1 + count : 1 + 2 * count]
         d = deviations(row[1 : 1 + count], big, n, split, ghost)
         units, size = tf.where(split, tf.cast(self.config.splits, n.dtype), n), tf.where(split, n // self.config.splits, 1.0)
@@ -135,6 +137,11 @@ class Probe:
         if self.config.evidence:
             values.append(row[-4 if self.config.hessian_every else -1])
         return {name: tf.where(n > 0, value, np.nan) for name, value in zip(NOISE_TOTALS, values)}
+
+    @property
+    def kinds(self) -> tuple[Bools, Bools]:
+        """`split` and `ghost` of all entries."""
+        return np.array([e.split for e in self.entries], bool), np.array([e.ghost for e in self.entries], bool)
 
     # --- one row ----------------------------------------------------------------------------------------------------------
 
@@ -224,27 +231,9 @@ class Probe:
         pieces = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
         others: dict[int, tf.Tensor] = {}
         for group, factors in groups:
-            means = {
-                key: applied[key] / tf.cast(n, applied[key].dtype) for key, f in factors.items() if f is not None and f.centred
-            }
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
-            stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
-            whole = isinstance(stride, int) and stride == 1
-            sums: dict[int, tf.Tensor] = {}
-            if any(factors is taken for taken in flat):
-                pass
-            elif undivided or self._in_one(_need(factors), stride if isinstance(stride, int) else 1):
-                measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
-                sums = _sums(measured, means)
-            else:
-                zeros = {key: tf.zeros([], tf.float64) for key, f in factors.items() if f is not None}
-                most = _rows_at_once(_need(factors))
-                sums = self._in_chunks(group, by_tap, lambda fs, means=means: _sums(fs, means), zeros, stride, most)  # type: ignore[misc]
-            if not whole:
-                for weight in group:
-                    self.how[path_of(weight.variable)] = f"{weight.how}; {self._some_rows(stride)}"
-                share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
-                sums = {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
+            taken = any(factors is each for each in flat)
+            sums = {} if taken else self._sums_of(group, factors, applied, by_tap, n, undivided)
             found = self._squares(group, by_tap, factors, undivided) if self.config.evidence else {}
             if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
                 firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
@@ -255,6 +244,35 @@ class Probe:
             others |= {key: tf.zeros([]) for key, factor in factors.items() if factor is None} | sums
         ghosts = {key for _, factors in groups for key, f in factors.items() if f is not None and not f.centred}
         return pieces + scalars(others), ghosts
+
+    def _sums_of(
+        self,
+        group: Sequence[Weight],
+        factors: dict[int, Factor | None],
+        applied: dict[int, tf.Tensor],
+        by_tap: dict[int, Any],
+        n: tf.Tensor,
+        undivided: bool,
+    ) -> dict[int, tf.Tensor]:
+        """A group's sums, by the variable's id: of all rows, or of some and scaled up."""
+        there = {key: factor for key, factor in factors.items() if factor is not None}
+        means = {key: applied[key] / tf.cast(n, applied[key].dtype) for key, factor in there.items() if factor.centred}
+        stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
+        whole = isinstance(stride, int) and stride == 1
+        if undivided or self._in_one(_need(factors), stride if isinstance(stride, int) else 1):
+            measured = factors if whole else weight_factors(group, by_tap, self._batch, slice(None, None, stride))
+            sums = _sums(measured, means)
+        else:
+            zeros = {key: tf.zeros([], tf.float64) for key in there}
+            most = _rows_at_once(_need(factors))
+            sums = self._in_chunks(group, by_tap, lambda fs: _sums(fs, means), zeros, stride, most)
+        if whole:
+            return sums
+        for weight in group:
+            self.how[path_of(weight.variable)] = f"{weight.how}; {self._some_rows(stride)}"
+        rows = tf.shape(self._rows)[0]
+        share = n / tf.cast((rows + stride - 1) // stride, tf.float64)
+        return {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
 
     def _in_one(self, need: int, stride: int = 1) -> bool:
         """Whether every `stride`-th row can be measured at once, if each takes `need` bytes."""

@@ -164,7 +164,7 @@ class _Columns:
     def __init__(self, rows: Array, probe: Probe, config: GradientNoise) -> None:
         self._config, self._entries, self._n = config, probe.entries, rows[:, 0]
         table = rows[:, 1:].reshape(len(rows), 3 if probe.regularized else 2, len(probe.entries))
-        split, ghost = (np.array([getattr(entry, name) for entry in probe.entries], bool) for name in ("split", "ghost"))
+        split, ghost = probe.kinds
         examples = self._n[:, None]
         size = np.where(split, examples // config.splits, 1)
         self._units = np.where(split, np.where(size >= 1, config.splits, 0), examples)
