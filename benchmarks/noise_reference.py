@@ -93,7 +93,8 @@ def measure(case: NoiseCase, config: GradientNoise) -> tuple[keras.Model, dict[s
     for variable in model.trainable_variables:  # biases at zero and scales at one would hide mistakes
         variable.assign(variable.numpy() + 0.1 * randomized.normal(size=variable.shape))
     model.optimizer.learning_rate = 0.0
-    arguments = {"batch_size": len(keras.tree.flatten(arguments["x"])[0]), "shuffle": False} | arguments
+    whole: dict[str, Any] = {"batch_size": len(keras.tree.flatten(arguments["x"])[0]), "shuffle": False}
+    arguments = whole | arguments
     before = [variable.numpy() for variable in variables_of(model)]
     noise = fitcore.fit(model, **arguments, verbose=0, noise=config).noise
     return model, arguments, before, noise

@@ -37,7 +37,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data, statistics
-from fitcore import launch
+from fitcore.command_line import launch
 
 SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each way.", lower_bound=2)
 TARGET = flags.DEFINE_float("target", 0.4, "Mean cross entropy on held-out digits at which training ends, in nats.")

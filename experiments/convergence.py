@@ -31,7 +31,7 @@ from experiments.claims.question import FULL, MNIST, Findings, Question, raised,
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_b import CLAIMS
 from experiments.claims.statistics import mean_of, paired, paired_ratio, share
-from fitcore import launch
+from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("epochs_B1", 10, "Epochs of B1 and B2.", lower_bound=4)
 SWEEP_EPOCHS = flags.DEFINE_integer("sweep_epochs", None, "Epochs of the sweeps over rates. Default: 5, --full: 10.", 4)
@@ -141,7 +141,12 @@ class Sweep:
         runs: list[list[tuple[list[float], float]]] = [[] for _ in rates]
         for seed in self.seeds:
             self.restarts.start(seed)
-            source = {"batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "steps_per_epoch": steps, "verbose": 0}
+            source: dict[str, Any] = {
+                "batch_size": batch_size,
+                "shuffle": fitcore.Reshuffle(seed),
+                "steps_per_epoch": steps,
+                "verbose": 0,
+            }
             for into, rate in zip(runs, rates):
                 model = self.restarts.again()
                 model.optimizer.learning_rate = rate
@@ -215,7 +220,7 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
         """[digest of the weights, the rate at each step] by one way of saying the same."""
         keras.utils.set_random_seed(findings.run.seed)
         model = digits_model(keras.optimizers.Adam(0.001))
-        given = {"epochs": 3, "verbose": 0}
+        given: dict[str, Any] = {"epochs": 3, "verbose": 0}
         if way == "Keras":
             model.fit(digits.x, digits.y, callbacks=[scheduler], **given)
             return launch.weights_sha256(model), []
@@ -226,7 +231,7 @@ def b2(findings: Findings, digits: Split) -> dict[str, Any]:
             loss = keras.losses.CategoricalCrossentropy()
             schedule = rate_of_step([rate_of_epoch(epoch) for epoch in range(3)], steps)
             engine = fitcore.Engine(model, optimizer=model.optimizer, loss=loss, schedule=schedule)
-            fitted = engine.fit(digits.x, digits.y, record=record, **given)
+            fitted = fitcore.fit(engine, digits.x, digits.y, record=record, **given)
         return launch.weights_sha256(model), fitted.steps["step/learning_rate"][::steps].tolist()
 
     by_keras, by_callback, by_schedule = (
@@ -309,8 +314,14 @@ def line_distances(seeds: Sequence[int]) -> tuple[list[float], list[float]]:
             y = 2 * x + 1 + 0.1 * random.normal(size=(100, 1))
             model.set_weights([random.normal(size=(1, 1)), np.zeros(1)])
             optimizer.iterations.assign(0)
-            given = {"epochs": epochs, "batch_size": batch, "shuffle": fitcore.Reshuffle(seed), "verbose": 0, "record": ()}
-            engine.fit(x.astype("float32"), y.astype("float32"), **given)
+            given: dict[str, Any] = {
+                "epochs": epochs,
+                "batch_size": batch,
+                "shuffle": fitcore.Reshuffle(seed),
+                "verbose": 0,
+                "record": (),
+            }
+            fitcore.fit(engine, x.astype("float32"), y.astype("float32"), **given)
             exact = np.linalg.lstsq(np.hstack([x, np.ones_like(x)]), y, rcond=None)[0].ravel()
             into.append(float(np.linalg.norm(np.concatenate([np.ravel(w) for w in model.get_weights()]) - exact)))
     return distances

@@ -27,7 +27,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from fitcore import launch
+from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training digits.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Digits per optimizer step.", lower_bound=1)

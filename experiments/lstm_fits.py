@@ -31,7 +31,7 @@ from experiments.claims.question import FULL, Findings, Question, raised, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_c import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, median_ratio, paired_ratio, share
-from fitcore import launch
+from fitcore.command_line import launch
 
 SERIES = flags.DEFINE_enum("series", "sunspots", ["sunspots", "co2"], "The time series.")
 EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of a run, and calls of one epoch. Default: 20, --full: 100.", 2)
@@ -249,8 +249,8 @@ def c3(findings: Findings, lab: Lab) -> dict[str, Any]:
             schedule=lambda step: tf.where(step < 50 * steps_per_epoch, 1e-3, 1e-4),  # a tenth once, from epoch 50 on
         )
         for _ in range(calls):
-            history = engine.fit(
-                lab.series.x, lab.series.y, batch_size=32, epochs=52 // calls, verbose=0, record=["step/learning_rate"]
+            history = fitcore.fit(
+                engine, lab.series.x, lab.series.y, batch_size=32, epochs=52 // calls, verbose=0, record=["step/learning_rate"]
             )
         results.append((launch.weights_sha256(network), history.steps["step/learning_rate"][-1]))
     found = {

@@ -42,7 +42,7 @@ from keras import layers
 
 import fitcore
 from experiments.claims import data
-from fitcore import launch
+from fitcore.command_line import launch
 
 BATCHES = flags.DEFINE_multi_integer("batch", [4, 10, 20, 40, 80, 160, 400, 800], "Batch sizes of the sweep, in digits.")
 TARGET = flags.DEFINE_float("target", 0.4, "Mean cross entropy on the held-out digits at which training ends, in nats.")

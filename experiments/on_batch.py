@@ -30,7 +30,7 @@ from experiments.claims.question import Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_d import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, share
-from fitcore import launch
+from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 5, "Epochs of a training.", lower_bound=2)
 ROWS = flags.DEFINE_integer("rows", 1000, "Rows of data.", lower_bound=64)

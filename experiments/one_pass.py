@@ -30,7 +30,7 @@ from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_a import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share, sign_test
-from fitcore import launch
+from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("many_epochs", 10, "A2: epochs that one epoch is compared with.", lower_bound=2)
 LATER = flags.DEFINE_integer("later_epochs", None, "A2: epochs after which overfitting shows. Default: 20, --full: 100.", 3)
@@ -183,7 +183,7 @@ def in_other_orders(restarts: Restarts, digits: Split, seed: int) -> list[list[f
     ends = []
     for rows, epochs, batch_size in ((len(digits.x), EPOCHS.value, 32), (10 * tenth, 1, 20), (tenth, 10, 20)):
         model, x, y = restarts.again(), digits.x[:rows], digits.y[:rows]
-        given = {"epochs": epochs, "batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
+        given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "shuffle": fitcore.Reshuffle(seed), "verbose": 0}
         loss = fitcore.fit(model, x, y, **given).history["loss"][-1]
         ends.append([loss, *evaluated(model, digits.x_test, digits.y_test)])
     return ends
@@ -202,7 +202,12 @@ def a2(findings: Findings, digits: Split) -> dict[str, Any]:
         for seed in findings.each_seed():
             model = restarts.start(seed)
             name = "A2" if dropout else "A2 without dropout"
-            given = {"validation_data": test, "validation_batch_size": 1000, "verbose": 0, "noise": NOISE if dropout else False}
+            given: dict[str, Any] = {
+                "validation_data": test,
+                "validation_batch_size": 1000,
+                "verbose": 0,
+                "noise": NOISE if dropout else False,
+            }
             first = fitcore.fit(model, digits.x, digits.y, epochs=1, **given)
             updates = first.account["steps"]
             once = model.get_weights()
@@ -255,7 +260,7 @@ def a3(findings: Findings) -> dict[str, Any]:
             test = points(seed, 1000)
             model = restarts.start(seed)
             name = "A3" if strength else "A3 without L2"
-            given = {"verbose": 0, "noise": NOISE if strength else False}
+            given: dict[str, Any] = {"verbose": 0, "noise": NOISE if strength else False}
             updates = fitcore.fit(model, x, y, epochs=1, **given).account["steps"]
             once, error_once = model.get_weights(), error(model, *test)
             more = fitcore.fit(model, x, y, epochs=99, **given, **findings.records(name, seed))

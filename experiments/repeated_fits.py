@@ -30,7 +30,7 @@ from experiments.claims.question import FULL, MNIST, Findings, Question, run
 from experiments.claims.restart import Restarts
 from experiments.claims.rules_e import CLAIMS
 from experiments.claims.statistics import Effect, mean_of, paired, paired_ratio, share
-from fitcore import launch
+from fitcore.command_line import launch
 
 CALLS = flags.DEFINE_integer("calls", 20, "E1: calls of one epoch.", lower_bound=2)
 MOST = flags.DEFINE_integer("most", 100, "E2, E3: epochs at most.", lower_bound=2)

@@ -8,11 +8,14 @@ if keras.backend.backend() != "tensorflow":
         "Set KERAS_BACKEND=tensorflow before anything imports keras."
     )
 
-from fitcore import registered, schedules  # noqa: F401 (the first gives names)
-from fitcore.api import evaluate, fit
+from fitcore import schedules
+from fitcore.command_line import registered  # noqa: F401 (gives names)
+from fitcore.command_line.registry import make, register
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
+from fitcore.evaluation import evaluate
 from fitcore.explain import explain
+from fitcore.fitting import fit
 from fitcore.hooks import (
     CABS,
     EPOCHS,
@@ -49,13 +52,12 @@ from fitcore.hooks import (
     every,
 )
 from fitcore.noise import GradientNoise, per_example
-from fitcore.noise.gsnr import gradient_snr
 from fitcore.on_batch import test_on_batch, train_on_batch
 from fitcore.patch import Patch, patch_keras, unpatch_keras
 from fitcore.program import RetraceError
-from fitcore.registry import make, register
+from fitcore.run import StopReason
 from fitcore.schedules import EachEpoch
-from fitcore.state import StopReason
+from fitcore.signal_to_noise import gradient_snr
 from fitcore.step import RECORDERS, Observation, test_step, train_step
 
 __all__ = [

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 import keras
 
 from fitcore import keras_private
+from fitcore.command_line.registry import make
 from fitcore.hooks import Hook, TensorBoard
 from fitcore.noise import GradientNoise
 from fitcore.patch import Hooks, Noise, Patch, patch_keras
-from fitcore.registry import make
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

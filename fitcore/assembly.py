@@ -1,6 +1,6 @@
 """One step of a training program, put together: what is scheduled, the step itself, what is recorded, what rules decide.
 
-under(schedules), fused(update):         # fitcore/scheduling.py, fitcore/optimizers/fused.py
+under(schedules), fused(update):         # fitcore/schedules/hyperparameters.py, fitcore/optimizers/fused.py
     train_step(parts, batch)             # fitcore/step.py; or the model's own
 records from the logs
 rules.after_step                         # fitcore/hooks/in_loop.py
@@ -17,7 +17,7 @@ import tensorflow as tf
 from fitcore.hooks import SETTINGS, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
 from fitcore.program import Carried, StepFunction
-from fitcore.scheduling import Schedules, under
+from fitcore.schedules.hyperparameters import Schedules, under
 from fitcore.step import RECORDERS, Parts, Recorder, metric_results, rows_of, set_learning_rate, train_step
 
 

@@ -1,7 +1,7 @@
 """The engine: a model's step and its compiled programs, below `fit` and usable without it.
 
 engine = fitcore.Engine(model, optimizer=..., loss=..., metrics=[...], schedule=...)   # every part explicit
-engine.fit(x, y, epochs=3, hooks=[...])                                                # the same outer loop as fit
+fitcore.fit(engine, x, y, epochs=3, hooks=[...])                                                # the same outer loop as fit
 
 stream = fitcore.Stream(fitcore.make_source(x, y, batch_size=32, shuffle=True))        # or a loop of one's own
 stream.begin_epoch()
@@ -23,13 +23,14 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.assembly import check_rules, training_step
 from fitcore.data import Stream
-from fitcore.hooks import Hook, Rules
-from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
+from fitcore.hooks import Rules
+from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import fused
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
-from fitcore.schedules import EachEpoch, takes_base
-from fitcore.scheduling import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
+from fitcore.schedules import EachEpoch
+from fitcore.schedules.functions import takes_base
+from fitcore.schedules.hyperparameters import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
 from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, check_optimizer, metric_results, set_learning_rate, test_step
 
 
@@ -143,17 +144,11 @@ class Engine:
 
     def train_on_batch(self, batch: Any) -> dict[str, Any]:
         """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
-        return self.train_program(self.recorded(None, ())).run_batch(batch)
+        return self.train_program(self.default_record).run_batch(batch)
 
     def test_on_batch(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch at hand. As `train_on_batch`."""
         return self.test_program().run_batch(batch)
-
-    def fit(self, x: Any = None, y: Any = None, **arguments: Any) -> Any:
-        """`fitcore.fit` with this engine's parts in place of a compiled model's. Arguments as there."""
-        from fitcore.api import fit_engine
-
-        return fit_engine(self, x, y, **arguments)
 
     @contextlib.contextmanager
     def settings(self, schedule: Any, numerics: str) -> Iterator[None]:
@@ -338,16 +333,10 @@ class Engine:
         """What measures the gradient noise in the programs that record `noise`."""
         return self._probes.setdefault(noise, Probe(self.model, noise))
 
-    def recorded(
-        self, record: Iterable[str] | Mapping[str, Any] | None, hooks: Sequence[Hook], noise: GradientNoise | None = None
-    ) -> dict[str, Recorder | None]:
-        """All that a fit with these arguments records."""
-        if record is None:
-            record = () if self.has_own_step else ("step/loss",)
-        noise_record: Mapping[str, Any] = {} if noise is None else {"noise": noise}
-        asked = self.recorders(record, *(hook.record for hook in hooks), noise_record)
-        read = [name for hook in hooks if hook.in_loop is not None for name in hook.in_loop.needs]
-        return asked | self.recorders([name for name in read if name not in asked and name not in NOISE_TOTALS])
+    @property
+    def default_record(self) -> tuple[str, ...]:
+        """What is recorded unless something else is asked for."""
+        return () if self.has_own_step else ("step/loss",)
 
     def recorders(self, *records: Iterable[str] | Mapping[str, Recorder | None]) -> dict[str, Recorder | None]:
         """Names to record and how; None stands for "take it from the logs".

@@ -10,15 +10,18 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.api import changes_batch_size, check_arguments, check_model, first_batch_size, fit_engine, measured_noise
+from fitcore.arguments import changes_batch_size, check_arguments, first_batch_size
+from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.data import Reshuffle, Stream, make_source
 from fitcore.engine import Engine
+from fitcore.fitting import fit
 from fitcore.hooks import Rules, name_of
-from fitcore.loop import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
 from fitcore.optimizers.fused import describe
-from fitcore.scheduling import named_schedules
+from fitcore.recording import measured_noise, recorded
+from fitcore.schedules.hyperparameters import named_schedules
+from fitcore.supported import check_model
 
 
 def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **arguments: Any) -> str:
@@ -36,7 +39,7 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     if not isinstance(model, Engine):
         check_model(model, "fit")
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
-    bound = inspect.signature(fit_engine).bind(engine, x, y, **arguments)
+    bound = inspect.signature(fit).bind(engine, x, y, **arguments)
     bound.apply_defaults()
     given = bound.arguments
     check_arguments(given)
@@ -169,7 +172,7 @@ def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str
         return "none"
     noise = measured_noise(engine, given["noise"], given["hooks"])
     rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
-    record = engine.recorded(given["record"], given["hooks"], noise)
+    record = recorded(engine, given["record"], given["hooks"], noise)
     program = engine.train_program(record, Rules(rules) if rules else None)
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")

@@ -19,47 +19,16 @@ This is `keras.Model.fit` (3.12 to 3.15), its steps grouped.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from fitcore import keras_private
-from fitcore.data import Stream
-from fitcore.engine import Engine
+from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits
 from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop, name_of
-from fitcore.state import Run, StopReason
+from fitcore.run import Run, StopReason
 from fitcore.step import set_learning_rate
-
-SECONDS_PER_CALL = 0.25  # a compiled call returns about this often, so that progress and Ctrl-C stay alive
-
-_BATCH_METHODS = {
-    "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
-    "test": ("on_test_batch_begin", "on_test_batch_end"),
-}
-
-
-def overriding(callbacks: Iterable[keras.callbacks.Callback], methods: Iterable[str]) -> list[keras.callbacks.Callback]:
-    """The callbacks that override any of these methods of `keras.callbacks.Callback`."""
-
-    def has_own(callback: keras.callbacks.Callback, method: str) -> bool:
-        return getattr(getattr(callback, method), "__func__", None) is not getattr(keras.callbacks.Callback, method)
-
-    return [callback for callback in callbacks if any(has_own(callback, method) for method in methods)]
-
-
-def batch_callbacks(callbacks: Iterable[keras.callbacks.Callback], mode: str) -> list[keras.callbacks.Callback]:
-    """The callbacks that override a batch method of `mode` ("train" or "test")."""
-    return overriding(callbacks, _BATCH_METHODS[mode])
-
-
-def call_limits(
-    callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[Hook], steps_per_execution: int
-) -> list[tuple[int, str]]:
-    """What bounds the steps per compiled training call, besides the clock: (every so many steps, on whose account)."""
-    watching = [callback for callback in batch_callbacks(callbacks, "train") if not keras_private.idle_between_epochs(callback)]
-    limits = [(steps_per_execution, f"{type(callback).__name__} overrides a batch method") for callback in watching]
-    return limits + [(hook.when.steps, f"hook {name_of(hook)}") for hook in hooks if hook.when.steps is not None]
 
 
 def train(
@@ -208,38 +177,6 @@ def _carry_out(run: Run, hook: Hook, answer: Answer) -> None:
                 run.stream.rows = int(value)
             case _:
                 raise ValueError(f"{name_of(hook)} returned {request!r}, which is none of {Request}.")
-
-
-def evaluate(engine: Engine, stream: Stream, callbacks: keras.callbacks.CallbackList, target: Any) -> dict[str, Any]:
-    """Evaluate on a whole pass: `keras.Model.evaluate`, its steps grouped. Returns the logs as Python floats."""
-    watching = batch_callbacks(callbacks.callbacks, "test")
-    watched = not all(map(keras_private.idle_between_epochs, watching))
-    stream.reset()
-    target.stop_evaluating = False
-    callbacks.on_test_begin()
-    logs: Mapping[str, Any] = {}
-    engine.reset_metrics()
-    stream.begin_epoch()
-    while stream.remaining() != 0:
-        begin_step = stream.execution_step
-        if watching:
-            callbacks.on_test_batch_begin(begin_step)
-        steps, seconds = (stream.steps_per_execution, math.inf) if watched else (None, SECONDS_PER_CALL)
-        chunk = engine.evaluate_steps(stream, steps, seconds=seconds)
-        if chunk.steps == 0:
-            stream.out_of_data()
-            break
-        logs = chunk.logs
-        if watching:
-            end_step = begin_step + stream.steps_per_execution if watched else stream.step
-            callbacks.on_test_batch_end(end_step - 1, logs)
-        if target.stop_evaluating:
-            break
-    else:
-        stream.end_epoch()
-    result = keras_private.pythonify(engine.epoch_logs(logs))
-    callbacks.on_test_end(result)
-    return result
 
 
 def _should_validate(own_model: Any | None, epoch: int, validation_freq: int | list[int]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from fitcore import keras_private
-from fitcore.api import check_model
 from fitcore.engine import Engine
+from fitcore.supported import check_model
 
 
 def train_on_batch(

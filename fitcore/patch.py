@@ -19,18 +19,22 @@ from typing import Any
 
 import keras
 
-from fitcore import api, keras_private, on_batch
+from fitcore import keras_private
+from fitcore.evaluation import evaluate, evaluate_cached, is_validating
+from fitcore.fitting import fit
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
+from fitcore.on_batch import test_on_batch, train_on_batch
+from fitcore.supported import why_not
 
 Hooks = Callable[[keras.Model], Sequence[Hook]]
 Noise = Callable[[Any], GradientNoise | None]
 
 _ROUTES: dict[str, Callable[..., Any]] = {
-    "fit": api.fit,
-    "evaluate": api.evaluate,
-    "train_on_batch": on_batch.train_on_batch,
-    "test_on_batch": on_batch.test_on_batch,
+    "fit": fit,
+    "evaluate": evaluate,
+    "train_on_batch": train_on_batch,
+    "test_on_batch": test_on_batch,
 }
 
 
@@ -68,12 +72,12 @@ class Patch:
         original = self.originals[method]
         arguments = self._signatures[method].bind(model, *args, **kwargs).arguments
         if "kwargs" in arguments:  # fit evaluates with a private argument; any other is an error that Keras raises
-            if arguments["kwargs"] != {"_use_cached_eval_dataset": True} or not api.is_validating(model):
+            if arguments["kwargs"] != {"_use_cached_eval_dataset": True} or not is_validating(model):
                 return original(model, *args, **kwargs)
             self.calls[method] += 1
             chosen = {name: arguments[name] for name in ("verbose", "callbacks", "return_dict") if name in arguments}
-            return api.evaluate_cached(model, **chosen)
-        reason = api.why_not(model, method, arguments.get("x"), arguments.get("validation_data"))
+            return evaluate_cached(model, **chosen)
+        reason = why_not(model, method, arguments.get("x"), arguments.get("validation_data"))
         if reason is not None:
             self._note_fallback(method, model, reason)
             return original(model, *args, **kwargs)
@@ -82,7 +86,7 @@ class Patch:
         if method != "fit":
             return _ROUTES[method](model, **arguments)
         noise = self._noise(model) if self._noise else None
-        history = api.fit(model, **arguments, hooks=self._hooks(model) if self._hooks else (), noise=noise or False)
+        history = fit(model, **arguments, hooks=self._hooks(model) if self._hooks else (), noise=noise or False)
         self.steps += history.account["steps"]
         self.seconds += history.account["seconds"]
         return history

@@ -326,5 +326,5 @@ def test_an_engine_refuses() -> None:
         fitcore.Engine(linear(), loss="mse")  # type: ignore[arg-type]
     engine = fitcore.Engine(uncompiled(), loss=keras.losses.MeanSquaredError())
     with pytest.raises(ValueError, match="`optimizer`"):
-        engine.fit(X, Y, verbose=0)
+        fitcore.fit(engine, X, Y, verbose=0)
     assert fitcore.evaluate(engine, X, Y, verbose=0)[0] > 0

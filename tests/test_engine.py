@@ -47,7 +47,7 @@ def test_explicit_parts_train_as_the_compiled_model() -> None:
     keras.utils.set_random_seed(1234)
     model = body()
     engine = explicit(model, metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
-    history = engine.fit(*data(18), **arguments)
+    history = fitcore.fit(engine, *data(18), **arguments)
     assert history.history == expected.history
     assert history is model.history
     assert weights(model) == weights(compiled)
@@ -65,7 +65,7 @@ def test_sample_weights_reach_loss_and_metrics_of_explicit_parts() -> None:
     losses = []
     for sample_weight in (ones, twos):
         keras.utils.set_random_seed(1)
-        history = explicit(body()).fit(*data(20), sample_weight=sample_weight, verbose=0)
+        history = fitcore.fit(explicit(body()), *data(20), sample_weight=sample_weight, verbose=0)
         losses.append(history.history["loss"][0])
     assert losses[1] == pytest.approx(2 * losses[0])
 
@@ -76,7 +76,7 @@ def test_losses_of_the_model_are_added() -> None:
     x, y = data(20)
     plain = float(np.mean((model(x).numpy() - y) ** 2))
     penalty = 0.5 * float(np.sum(model.layers[0].kernel.numpy() ** 2))
-    history = explicit(model).fit(x, y, batch_size=20, verbose=0)
+    history = fitcore.fit(explicit(model), x, y, batch_size=20, verbose=0)
     assert history.history["loss"][0] == pytest.approx(plain + penalty, rel=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_a_schedule_is_part_of_the_loop() -> None:
     engine = explicit(model, optimizer=keras.optimizers.SGD(7.0), schedule=halving, metrics=[])
     rates = []
     for _ in range(2):
-        history = engine.fit(*data(20), batch_size=4, verbose=0, record=["step/learning_rate"])
+        history = fitcore.fit(engine, *data(20), batch_size=4, verbose=0, record=["step/learning_rate"])
         rates.extend(history.steps["step/learning_rate"].tolist())
     assert rates == [0.5 ** (step + 4) for step in range(10)]
     assert engine.traces == 1
@@ -152,7 +152,7 @@ def test_a_schedule_is_part_of_the_loop() -> None:
             kernels.append(model.layers[0].kernel.numpy().tobytes())
 
     engine = explicit(model, optimizer=keras.optimizers.SGD(7.0), schedule=still)
-    engine.fit(*data(20), batch_size=4, verbose=0, hooks=[Keeping()])
+    fitcore.fit(engine, *data(20), batch_size=4, verbose=0, hooks=[Keeping()])
     assert len({*kernels[:3]}) == 3
     assert len({*kernels[2:]}) == 1
 
@@ -192,7 +192,7 @@ def test_neither_model_nor_optimizer_need_be_of_keras() -> None:
 
     engine = Engine(model, optimizer=PlainSGD(0.1), loss=squared)
     x, y = data(20)
-    history = engine.fit(x, y, batch_size=5, epochs=2, shuffle=False, verbose=0, validation_data=(x, y))
+    history = fitcore.fit(engine, x, y, batch_size=5, epochs=2, shuffle=False, verbose=0, validation_data=(x, y))
     kernel, bias = np.array([[0.1], [0.2], [0.3]]), np.zeros(1)
     losses = []
     for first in [0, 5, 10, 15] * 2:

@@ -10,7 +10,7 @@ import fitcore
 from experiments import report
 from experiments.claims import data, statistics, verdicts
 from experiments.claims.restart import Restarts
-from fitcore import launch
+from fitcore.command_line import launch
 
 
 def test_intervals():

@@ -14,7 +14,7 @@ from experiments.claims import data, markdown
 from experiments.claims.question import Findings, Question, raised
 from experiments.claims.statistics import mean_of
 from experiments.claims.verdicts import REFUTED, SUPPORTED, Claim, Verdict, more_than
-from fitcore import launch
+from fitcore.command_line import launch
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fitcore
 from experiments import digits
 from experiments.claims import data
-from fitcore import launch
+from fitcore.command_line import launch
 
 app.define_help_flags()  # here, because flagsaver would take away what is defined under it
 
@@ -28,7 +28,7 @@ import os, signal
 import keras, numpy as np
 from absl import flags
 import fitcore
-from fitcore import launch
+from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 2, "Passes over the points.", lower_bound=1)
 NOTE = flags.DEFINE_string("note", None, "Words.")

@@ -299,7 +299,7 @@ def test_a_module_that_is_no_keras_model_is_split_and_its_state_put_back():
 
     model = Counting()
     engine = fitcore.Engine(model, optimizer=keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError())
-    noise = engine.fit(*models.data(20), batch_size=5, verbose=0, noise=True).noise
+    noise = fitcore.fit(engine, *models.data(20), batch_size=5, verbose=0, noise=True).noise
     assert model.calls.numpy() == 4
     assert np.isfinite(noise.trace).all()
 

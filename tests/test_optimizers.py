@@ -161,7 +161,7 @@ def trained(optimizer: Any, **arguments: Any) -> tuple[np.ndarray, Any]:
     keras.config.set_floatx("float64")
     model = keras.Sequential([keras.Input((3,)), layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     engine = fitcore.Engine(model, optimizer=optimizer, loss=keras.losses.MeanSquaredError())
-    history = engine.fit(*problem(), batch_size=BATCH, shuffle=False, verbose=0, **arguments)
+    history = fitcore.fit(engine, *problem(), batch_size=BATCH, shuffle=False, verbose=0, **arguments)
     assert history.account["steps"] == STEPS
     assert engine.steps_done() == STEPS
     return model.get_weights()[0][:, 0], history
@@ -377,7 +377,7 @@ def test_an_optimizer_of_ones_own_is_built_once_and_keeps_its_state() -> None:
         errors = x @ w[0] + w[1] - y
         m = [0.5 * old + g for old, g in zip(m, (2 * x.T @ errors / 8, 2 * errors.mean(axis=0)))]
         w = [part - rate * step for part, step in zip(w, m)]
-        engine.fit(x, y, batch_size=8, verbose=0, **arguments)
+        fitcore.fit(engine, x, y, batch_size=8, verbose=0, **arguments)
     for ours, expected in zip((*model.get_weights(), *optimizer.variables), (*w, *m)):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
     assert optimizer.builds == 1
@@ -412,8 +412,8 @@ def test_what_is_no_optimizer_is_refused_before_training() -> None:
     with pytest.raises(
         TypeError, match=r"`variables` must be a list of all its state\. Received: Stateless with variables=None"
     ):
-        engine(Stateless()).fit(*data(8), verbose=0)
+        fitcore.fit(engine(Stateless()), *data(8), verbose=0)
     with pytest.raises(TypeError, match=r"is a tf\.Variable or a property\. Received: Constant with learning_rate=0\.1"):
-        engine(Constant()).fit(*data(8), verbose=0, hooks=[SetsRate()])
+        fitcore.fit(engine(Constant()), *data(8), verbose=0, hooks=[SetsRate()])
     with pytest.raises(TypeError, match="`transformations` must be Transformations"):
         Chain(clip_by_global_norm, learning_rate=0.1)  # type: ignore[arg-type]

@@ -18,7 +18,8 @@ from absl.testing import flagsaver
 from models import data, linear
 
 import fitcore
-from fitcore import __main__, launch, make, registry
+from fitcore import __main__, make
+from fitcore.command_line import launch, registry
 from fitcore.noise import GradientNoise
 from fitcore.schedules import Chain, Cosine, CosineRestarts, Exponential, Piecewise, Polynomial, Warmup
 

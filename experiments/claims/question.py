@@ -27,7 +27,7 @@ import fitcore
 from experiments.claims.statistics import Effect
 from experiments.claims.verdicts import Claim, plain
 from experiments.claims.words import in_words, said
-from fitcore import launch
+from fitcore.command_line import launch
 
 FULL = flags.DEFINE_bool("full", False, "The full length: more seeds, longer runs. Default: done in about a minute.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Runs per comparison, paired by seed. Default: 10, or 20 with --full.", 2)
@@ -235,7 +235,7 @@ class Findings:
 
 
 def run(main: Callable[[launch.RunDirectory], Mapping[str, Any]]) -> None:
-    """`fitcore.launch.run`, with as many threads as --threads says."""
+    """`launch.run`, with as many threads as --threads says."""
 
     def with_threads(directory: launch.RunDirectory) -> Mapping[str, Any]:
         tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)

@@ -117,5 +117,5 @@ def _warn_out_of_data() -> None:
         "Your input ran out of data; interrupting training. Make sure that your dataset or generator can generate "
         "at least `steps_per_epoch * epochs` batches. You may need to use the `.repeat()` function when building your "
         "dataset.",
-        stacklevel=4,
+        stacklevel=6,  # who called fit or evaluate
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fitcore.command_line.registry import register
 from fitcore.hooks.protocol import Answer, Hook, Set, View
-from fitcore.registry import register
 
 
 @register("schedule", "plateau")

@@ -13,9 +13,7 @@ together.py     the same of many small weights at once
 probe.py        puts it together inside the step
 evidence.py     the evidence-based stopping criterion
 results.py      what `history.noise` is
-dashboard.py    TensorBoard events
 plot.py         a picture, with matplotlib
-gsnr.py         signal-to-noise ratio of each entry of each weight, on demand
 """
 
 from fitcore.noise import convolutions, recurrent, rules  # noqa: F401

@@ -33,7 +33,7 @@ class GradientNoise:
       decay: weight of a measurement in the running averages, relative to the next one: 0.99 averages over some hundred.
         1: over all so far.
       confidence: of the intervals.
-      directory: write TensorBoard events there too, with a dashboard; `fitcore.noise.dashboard.NoiseEvents` says which.
+      directory: write TensorBoard events there too, with a dashboard; `fitcore.hooks.noise_events.NoiseEvents` says which.
 
     Raises:
       ValueError: for values that make no sense.

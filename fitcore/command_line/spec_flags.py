@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from fitcore import registry
+from fitcore.command_line import registry
 
 _HELP = {
     "optimizer": "The optimizer: NAME:VALUE,PARAMETER=VALUE.",

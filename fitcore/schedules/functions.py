@@ -23,8 +23,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fitcore import registry
-from fitcore.registry import register
+from fitcore.command_line import registry
+from fitcore.command_line.registry import register
 
 Schedule = Callable[..., Any]  # step -> value, or (step, base) -> value
 
@@ -295,20 +295,6 @@ class Chain:
             value = here if value is None else tf.where(step < begin, value, tf.cast(here, value.dtype))
             begin += getattr(part, "steps", 0)
         return value
-
-
-@dataclass(frozen=True)
-class EachEpoch:
-    """The learning rate as a function of the epoch, `(epoch, learning rate so far) -> learning rate`, in Python.
-
-    What `keras.callbacks.LearningRateScheduler` does, at the same places and with the same bits: it sets the optimizer's
-    learning rate when an epoch begins, which stays so after the fit, and puts "learning_rate" into the epoch's logs.
-
-    Args:
-      function: epoch is an int, 0 for the first, learning rates are floats.
-    """
-
-    function: Callable[[int, float], float]
 
 
 class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):

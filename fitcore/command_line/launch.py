@@ -19,7 +19,7 @@ An experiment that takes its optimizer, schedule, stop hooks or noise measuremen
     python -m experiments.NAME --optimizer=adamw:1e-3,weight_decay=0.01 --schedule=warmup:500,cosine:10000
     python -m experiments.NAME --schedule=momentum=linear:1000:0.85,end=0.95 --stop=patience:5 --stop=non_finite --noise
 
-and builds with `run.optimizer()`, `run.schedule()`, `run.hooks()`, `run.noise()`. fitcore/registry.py says how specs are
+and builds with `run.optimizer()`, `run.schedule()`, `run.hooks()`, `run.noise()`. registry.py says how specs are
 written; --helpfull lists all that is registered, the experiment's own included, with parameters. Flags not asked for don't
 exist.
 
@@ -55,7 +55,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags as absl_flags
 
-from fitcore import registry, spec_flags
+from fitcore.command_line import registry, spec_flags
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 

@@ -135,7 +135,7 @@ class Run:
                 warnings.warn(
                     f"The loss is {losses[bad[0]]} at step {self.step - steps + int(bad[0])} (epoch {self.epoch}). Training "
                     "goes on, as Keras's does; `hooks=[fitcore.StopOn(fitcore.NonFinite(), 'step/loss')]` stops there.",
-                    stacklevel=6,
+                    stacklevel=5,
                 )
 
     def view(self, hook_index: int, logs: Mapping[str, Any]) -> View:

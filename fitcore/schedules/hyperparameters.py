@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.hooks import Hook
-from fitcore.schedules import EachEpoch, Schedule, takes_base, value_at
+from fitcore.schedules.each_epoch import EachEpoch
+from fitcore.schedules.functions import Schedule, takes_base, value_at
 from fitcore.step import set_learning_rate
 
 # What can be scheduled besides "learning_rate", of an optimizer that has it. Keras holds these as Python numbers.
@@ -170,22 +171,3 @@ def _scalar(name: str, schedule: Schedule, step: tf.Tensor) -> tf.Tensor:
     if value.shape.rank != 0:
         raise ValueError(f"`schedule` of {name!r} must give a scalar. Received: shape {value.shape} from {schedule!r}")
     return tf.cast(value, keras.config.floatx())
-
-
-class EpochRates(keras.callbacks.Callback):
-    """Sets the learning rate by an `EachEpoch`, where `keras.callbacks.LearningRateScheduler` would."""
-
-    def __init__(self, function: Callable[[int, float], float], optimizer: Any) -> None:
-        super().__init__()
-        self._function, self._optimizer = function, optimizer
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        rate = self._function(epoch, float(self._optimizer.learning_rate))
-        try:
-            self._optimizer.learning_rate = float(rate)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"`schedule`: the function of EachEpoch must give a float. Received: {rate!r}") from error
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            logs["learning_rate"] = float(self._optimizer.learning_rate)

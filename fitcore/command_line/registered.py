@@ -7,6 +7,7 @@ import re
 
 import keras
 
+from fitcore.command_line.registry import register
 from fitcore.hooks import (
     CABS,
     Divergence,
@@ -24,7 +25,6 @@ from fitcore.hooks import (
     Target,
 )
 from fitcore.noise import GradientNoise
-from fitcore.registry import register
 
 for _name, _class in sorted(vars(keras.optimizers).items()):
     # Optimizer can't train; LossScaleOptimizer and MultiOptimizer are made of optimizers, not of numbers.

@@ -1,0 +1,7 @@
+"""Experiments on the command line.
+
+registry.py    names for schedules, optimizers, stop hooks and noise measurements, and the specs that make them
+registered.py  the names of what is Keras's or takes several parts
+spec_flags.py  flags whose values are specs
+launch.py      absl flags and a directory per run
+"""

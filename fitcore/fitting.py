@@ -1,0 +1,173 @@
+"""`fit`: Keras's arguments in, the engine and the loop below, Keras's results out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitcore import keras_private, loop
+from fitcore.arguments import capped, changes_batch_size, check_arguments, check_hooks, first_batch_size, shows_bar
+from fitcore.data import Stream, make_source
+from fitcore.engine import Engine
+from fitcore.hooks import Hook
+from fitcore.hooks.noise_events import NoiseEvents
+from fitcore.noise import GradientNoise
+from fitcore.noise.results import curves
+from fitcore.recording import measured_noise, recorded
+from fitcore.run import Curve, Run
+from fitcore.schedules import EachEpoch, Schedule
+from fitcore.schedules.each_epoch import EpochRates
+from fitcore.schedules.hyperparameters import current, named_schedules
+from fitcore.supported import check_model
+from fitcore.validation import validator
+
+
+def fit(
+    model: keras.Model | Engine,
+    x: Any = None,
+    y: Any = None,
+    *,
+    batch_size: int | Callable[[tf.Tensor], Any] | None = None,
+    epochs: int = 1,
+    verbose: str | int = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: Any = True,
+    class_weight: dict[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: int | list[int] = 1,
+    hooks: Sequence[Hook] = (),
+    record: Iterable[str] | Mapping[str, Any] | None = None,
+    max_traces: int | None = None,
+    noise: bool | GradientNoise = False,
+    numerics: str = "exact",
+    schedule: Schedule | EachEpoch | Mapping[str, Any] | None = None,
+) -> keras.callbacks.History:
+    """Train a compiled Keras model: `model.fit`, bit for bit, with many steps per compiled call.
+
+    Takes every argument of `keras.Model.fit`, with its meaning and default; those from `hooks` on are fitcore's own.
+
+    Args:
+      model: what to train: a compiled Keras model, or an `Engine` of parts given one by one.
+      x, y ... validation_freq: as in `keras.Model.fit`. `batch_size` may also be a function of the step's index (int64 scalar)
+        that gives the rows of that step's batch, traced into the loop: one program serves all sizes, and an epoch is one pass
+        over the rows, in as many steps as it takes. `verbose="auto"` shows a bar on a terminal and nothing in a pipe.
+      shuffle: True, False or "batch", as in Keras; or a `fitcore.Reshuffle(seed)`, another order in each epoch that can be
+        computed again.
+      hooks: fitcore hooks, called in this order.
+      record: scalars to record at each step: names from `fitcore.RECORDERS` ("step/loss", "step/learning_rate",
+        "step/gradient_norm") or of metrics, or a mapping from names to recorders. None: "step/loss", unless the model has
+        a train_step of its own. What hooks want recorded comes on top.
+      max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
+      noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
+        the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
+      numerics: "exact": the optimizer's update has the bits of Keras's own, made cheaper where that can be had; "fast": faster
+        for Adam and AdamW, above all on weights of 16,384 elements and more; the update differs by less than 1e-4 of its size.
+      schedule: the learning rate as a function `step -> value` or `(step, base) -> value`, traced into the loop (see
+        `fitcore.schedules`): one of those there, of `keras.optimizers.schedules`, or of one's own; or an `EachEpoch`. Or a
+        mapping from what is scheduled to such functions: "learning_rate", "batch_size", and those of "momentum", "rho",
+        "beta_1", "beta_2" and "weight_decay" that the optimizer has. `base` is the optimizer's own value when the fit begins
+        (the `batch_size` given); its learning rate is put back at the end, so that each of several fits has the same base.
+
+    Returns:
+      The History that `model.fit` returns, which is `model.history` too, with these attributes more:
+        steps: what was recorded, by name: float64 arrays with one entry per optimizer step. `"step/loss"` is each batch's
+          own loss; `history["loss"]` is, as in Keras, the running mean over each epoch.
+        first_step: index of the step that their first entry belongs to.
+        stop_reason: a `StopReason`, or None if training ran to its last epoch.
+        evaluations: [(steps done, {"val_...": value})] of the evaluations that hooks asked for.
+        noise: with `noise=`, what was measured: a `fitcore.noise.NoiseCurves`; its totals are in `steps` too, as "noise/...".
+        account: {"steps", "calls" (compiled calls), "traces" (programs traced), "seconds"}.
+
+    Raises:
+      ValueError, TypeError: as Keras, and for arguments that make no sense, before any step has run.
+      RetraceError: if more programs had to be traced than `max_traces`.
+    """
+    if not isinstance(model, Engine):
+        check_model(model, "fit", x, validation_data)
+    check_arguments(locals())
+    engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
+    schedules = named_schedules(schedule)
+    check_hooks(hooks, schedules)
+    own_model = engine.model if engine.is_compiled else None
+    target = engine.model if keras_private.is_trainer(engine.model) else engine
+    max_epochs = keras.config.max_epochs()
+    if max_epochs and max_epochs < epochs:
+        warnings.warn(f"Limiting epochs to {max_epochs}", stacklevel=2)
+        epochs = max_epochs
+
+    if validation_split and validation_data is None:
+        (x, y, sample_weight), validation_data = keras_private.train_validation_split((x, y, sample_weight), validation_split)
+    steps_per_epoch = capped(steps_per_epoch)
+    first_step = engine.steps_done()
+    rows, hooks = first_batch_size(batch_size, schedules, hooks, first_step)
+    source = make_source(
+        x,
+        y,
+        sample_weight,
+        batch_size=rows,
+        steps_per_epoch=steps_per_epoch,
+        shuffle=shuffle,
+        class_weight=class_weight,
+        resizable=changes_batch_size(hooks),
+    )
+    each = engine.steps_per_execution
+    stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
+    stream.reset()
+
+    if isinstance(schedules.get("learning_rate"), EachEpoch):
+        current(engine.parts.optimizer, "learning_rate")
+        each_epoch = EpochRates(schedules["learning_rate"].function, engine.parts.optimizer)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            raise TypeError("`schedule` as an EachEpoch goes with callbacks in a plain list. Received: a CallbackList")
+        callbacks = [*keras.tree.flatten(callbacks or []), each_epoch]
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=shows_bar(verbose),
+            verbose=verbose,
+            epochs=epochs,
+            steps=stream.num_steps,
+            model=target,
+        )
+
+    measured = measured_noise(engine, noise, hooks)
+    record = recorded(engine, record, hooks, measured)
+    if measured is not None and measured.directory is not None:
+        hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    target.stop_training = False
+    if validation_data is not None:
+        run.validate = validator(engine, target, validation_data, validation_batch_size or rows, validation_steps)
+    try:
+        with engine.settings(schedules, numerics):
+            engine.train_program(record, run.rules).max_traces = max_traces
+            loop.train(
+                run,
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                record=record,
+                validation_freq=validation_freq,
+                own_model=own_model,
+            )
+    finally:
+        if engine.validation is not None:
+            engine.validation = None
+            keras_private.drop_validation(engine.model)
+        run.close()
+        if measured is not None:
+            rows = target.history.steps.pop("noise", np.empty((0, 1)))
+            noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
+            target.history.steps |= noise_found.per_step(first_step, len(rows))
+    return target.history

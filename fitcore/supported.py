@@ -1,0 +1,48 @@
+"""Which models fitcore can run, and why not the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from fitcore import keras_private
+
+
+def check_model(model: Any, method: str, *data: Any) -> None:
+    """Refuse what can't be trained, before anything is done. Arguments as for `why_not`.
+
+    Raises:
+      TypeError: not a Keras model.
+      ValueError: not compiled (as Keras), or for what `why_not` says.
+    """
+    if not keras_private.is_trainer(model):
+        raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
+    keras_private.assert_compiled(model, method)
+    reason = why_not(model, method, *data)
+    if reason is not None:
+        raise ValueError(f"`model` can't be given to fitcore's {method}: {reason}")
+
+
+def why_not(model: Any, method: str, *data: Any) -> str | None:
+    """Why fitcore can't run this method of a Keras model and must leave it to Keras; None if it can.
+
+    Args:
+      model: a Keras model.
+      method: "fit", "evaluate", "train_on_batch" or "test_on_batch".
+      data: what `x` and `validation_data` are.
+    """
+    training = method in ("fit", "train_on_batch")
+    function = "train_function" if training else "test_function"
+    if keras_private.overrides(model, f"make_{function}"):
+        return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
+    if keras_private.has_own_function(model, function):
+        return f"its {function} was replaced, and with it the loop that fitcore would run."
+    if keras_private.is_distributed(model):
+        kind = type(model.distribute_strategy).__name__
+        return f"it belongs to a tf.distribute strategy, {kind}; fitcore trains on one device, without one."
+    if any(isinstance(given, tf.distribute.DistributedDataset) for given in data):
+        return "its data are a tf.distribute.DistributedDataset; fitcore trains on one device."
+    if training and model.compiled and model.optimizer is None and not keras_private.overrides(model, "train_step"):
+        return "it was compiled without an optimizer. Give `optimizer=` to `compile()`."
+    return None
