@@ -9,6 +9,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from fitcore import schedules
+from fitcore.checkpoint import Checkpoint, CheckpointError, Preempted
 from fitcore.command_line import registered  # noqa: F401 (gives names)
 from fitcore.command_line.registry import make, register
 from fitcore.data import Reshuffle, Stream, make_source
@@ -67,6 +68,8 @@ __all__ = [
     "NEVER",
     "RECORDERS",
     "RETURNS",
+    "Checkpoint",
+    "CheckpointError",
     "Divergence",
     "EachEpoch",
     "EarlyStopping",
@@ -86,6 +89,7 @@ __all__ = [
     "Patch",
     "Patience",
     "Plateau",
+    "Preempted",
     "Reshuffle",
     "Restore",
     "RetraceError",

@@ -135,12 +135,15 @@ class Engine:
         Returns:
           What the call brought back; `records` hold one float64 per step.
         """
-        carried = {} if rules is None else {"state": state, "stopped_by": tf.constant(-1, tf.int64)}
-        return self._run(self.train_program(record, rules), stream, steps, index, seconds, carried)
+        return self._run(self.train_program(record, rules), stream, steps, index, seconds, _carried(stream, rules, state))
+
+    def prepare(self, stream: Stream, record: Any, rules: Rules | None, state: Any) -> None:
+        """Trace the program that `train` with these arguments would run; then every variable is there. Nothing is trained."""
+        self.train_program(record, rules).prepare(stream.source, _carried(stream, rules, state))
 
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
-        return self._run(self.test_program(), stream, steps, 0, seconds, {})
+        return self._run(self.test_program(), stream, steps, 0, seconds, _carried(stream))
 
     def train_on_batch(self, batch: Any) -> dict[str, Any]:
         """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
@@ -191,6 +194,15 @@ class Engine:
                 based[name] = Based(schedule, self._bases[name])
         return based
 
+    def bases(self) -> dict[str, float]:
+        """What schedules start from, by hyperparameter."""
+        return {name: float(base) for name, base in self._bases.items()}
+
+    def load_bases(self, bases: Mapping[str, float]) -> None:
+        """Let schedules start from what they started from in another process."""
+        for name, base in bases.items():
+            self._bases[name].assign(base)
+
     def reset_metrics(self) -> None:
         """Start the running means afresh, as at an epoch's start."""
         if self.is_compiled:
@@ -232,8 +244,6 @@ class Engine:
         left = stream.remaining()
         if left is not None:
             steps = left if steps is None else min(steps, left)
-        if stream.rows is not None:
-            carried = {**carried, "rows": tf.constant(stream.rows, tf.int64), "place": tf.constant(stream.place, tf.int64)}
         chunk = program.run(stream.source, stream.feed, stream.place, index, steps, seconds, carried)
         if chunk.ended and chunk.steps == 0 and stream.steps_per_execution == 1:
             program.start_without_batch(stream.source, stream.feed, index, carried)
@@ -356,6 +366,14 @@ class Engine:
                 "values can't be seen. Record what it returns in its logs, by their names."
             )
         return named
+
+
+def _carried(stream: Stream, rules: Rules | None = None, state: Any = None) -> Carried:
+    """What the first step of a call is handed."""
+    carried = {} if rules is None else {"state": state, "stopped_by": tf.constant(-1, tf.int64)}
+    if stream.rows is not None:
+        carried |= {"rows": tf.constant(stream.rows, tf.int64), "place": tf.constant(stream.place, tf.int64)}
+    return carried
 
 
 def _compilation(model: keras.Model) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 from fitcore import keras_private, loop
 from fitcore.arguments import capped, changes_batch_size, check_arguments, check_hooks, first_batch_size, shows_bar
+from fitcore.checkpoint import Checkpoint, Saver
+from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
@@ -24,7 +27,7 @@ from fitcore.schedules import EachEpoch, Schedule
 from fitcore.schedules.each_epoch import EpochRates
 from fitcore.schedules.hyperparameters import current, named_schedules
 from fitcore.supported import check_model
-from fitcore.validation import validator
+from fitcore.validation import Validation
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     noise: bool | GradientNoise = False,
     numerics: str = "exact",
     schedule: Schedule | EachEpoch | Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled Keras model: `model.fit`, bit for bit, with many steps per compiled call.
 
@@ -78,6 +82,8 @@ def fit(
         mapping from what is scheduled to such functions: "learning_rate", "batch_size", and those of "momentum", "rho",
         "beta_1", "beta_2" and "weight_decay" that the optimizer has. `base` is the optimizer's own value when the fit begins
         (the `batch_size` given); its learning rate is put back at the end, so that each of several fits has the same base.
+      checkpoint: save the fit as it runs, so that the same call in another process goes on from there, and ends in the bits of
+        one that was never killed: see `fitcore.Checkpoint`. A fit that was finished is answered from its recorded end.
 
     Returns:
       The History that `model.fit` returns, which is `model.history` too, with these attributes more:
@@ -92,10 +98,13 @@ def fit(
     Raises:
       ValueError, TypeError: as Keras, and for arguments that make no sense, before any step has run.
       RetraceError: if more programs had to be traced than `max_traces`.
+      CheckpointError: what `checkpoint` names can't be gone on from.
+      Preempted: after SIGTERM or SIGINT, with a `checkpoint`: the fit has saved itself, and the process exits with status 75.
     """
     if not isinstance(model, Engine):
         check_model(model, "fit", x, validation_data)
-    check_arguments(locals())
+    given = dict(locals())
+    check_arguments(given)
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
     schedules = named_schedules(schedule)
     check_hooks(hooks, schedules)
@@ -149,9 +158,14 @@ def fit(
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
     target.stop_training = False
     if validation_data is not None:
-        run.validate = validator(engine, target, validation_data, validation_batch_size or rows, validation_steps)
+        run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:
-        with engine.settings(schedules, numerics):
+        with contextlib.ExitStack() as stack:
+            saver = None
+            if checkpoint is not None:
+                saver = stack.enter_context(Saver(checkpoint, fingerprint_of(engine, source, given)))
+                saver.begin(run, must=checkpoint.resume == "must")
+            stack.enter_context(engine.settings(schedules, numerics))
             engine.train_program(record, run.rules).max_traces = max_traces
             loop.train(
                 run,
@@ -160,6 +174,7 @@ def fit(
                 record=record,
                 validation_freq=validation_freq,
                 own_model=own_model,
+                saver=saver,
             )
     finally:
         if engine.validation is not None:

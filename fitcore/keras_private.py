@@ -8,6 +8,7 @@ oldest that TensorFlow 2.20/2.21 are used with here) and 3.15.1.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,14 +16,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import AutocastScope
+from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
 from tensorflow.python.eager import context as tf_context
 from tensorflow.python.framework.config import is_op_determinism_enabled
+from tensorflow.python.ops import stateful_random_ops
 
 # --- data ---------------------------------------------------------------------------------------------------------------
 
@@ -66,6 +72,78 @@ def index_dataset(n: int, batch_size: int, shuffle: bool | str) -> tf.data.Datas
     return ArrayDataAdapter(rows, batch_size=batch_size, shuffle=shuffle).get_tf_dataset()
 
 
+def is_generator_adapter(adapter: Any) -> bool:
+    """Whether the adapter reads a Python generator. Why: the adapters' classes are not public (Keras >= 3.0)."""
+    return isinstance(adapter, GeneratorDataAdapter)
+
+
+def py_dataset_of(adapter: Any) -> keras.utils.PyDataset | None:
+    """The PyDataset that the adapter reads, None if it reads something else. Why: as above (Keras >= 3.0)."""
+    return adapter.py_dataset if isinstance(adapter, PyDatasetAdapter) else None
+
+
+class _Indices(keras.utils.PyDataset):
+    """Gives the numbers of its batches for batches."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        return (np.array([index]),)
+
+
+class _Rest(keras.utils.PyDataset):
+    """The rest of a pass over a PyDataset: its batches numbered `order`, or, in an endless one, those from `begin` on."""
+
+    def __init__(self, whole: keras.utils.PyDataset, order: list[int] | None, begin: int) -> None:
+        super().__init__(whole.workers, whole.use_multiprocessing, whole.max_queue_size)
+        self._whole, self._order, self._begin = whole, order, begin
+
+    @property
+    def num_batches(self) -> int | None:
+        return None if self._order is None else len(self._order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._whole[self._begin + index if self._order is None else self._order[index]]
+
+    def on_epoch_begin(self) -> None:
+        self._whole.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self._whole.on_epoch_end()
+
+
+def py_dataset_order(adapter: Any, random_state: Any) -> list[int] | None:
+    """The numbers of a PyDataset's batches in the order of a pass that began at this state of Python's `random`; None: endless.
+
+    Why: the installed Keras itself says what it draws; `shuffle` is the adapter's attribute (Keras >= 3.0).
+    """
+    if adapter.num_batches is None:
+        return None
+    kept = random.getstate()
+    random.setstate(random_state)
+    try:
+        indices = PyDatasetAdapter(_Indices(adapter.num_batches), shuffle=adapter.shuffle)
+        return [int(batch[0][0]) for batch in indices.get_numpy_iterator()]
+    finally:
+        random.setstate(kept)
+
+
+def rest_of_py_dataset(adapter: Any, order: list[int] | None, place: int) -> Any:
+    """An adapter of what is left of a pass in this order from `place` on, of the same element spec.
+
+    Why: the spec is a private attribute, else made of the first batches, which would be made again (Keras >= 3.0).
+    """
+    whole = adapter.py_dataset
+    rest = PyDatasetAdapter(_Rest(whole, None if order is None else order[place:], place), class_weight=adapter.class_weight)
+    rest._output_signature = adapter._output_signature
+    return rest
+
+
 def train_validation_split(arrays: Any, validation_split: float) -> tuple[Any, Any]:
     """`arrays` cut into (first part, last part), as `fit(validation_split=...)` cuts them.
 
@@ -88,6 +166,53 @@ def global_seed() -> int | None:
 def op_determinism() -> bool:
     """Whether `tf.config.experimental.enable_op_determinism` is on. Why: there is no public getter (TensorFlow >= 2.8)."""
     return bool(is_op_determinism_enabled())
+
+
+# --- random state ---------------------------------------------------------------------------------------------------------
+
+
+def eager_random_state() -> Any:
+    """State of the generator that gives eager random ops their seeds, a `random.Random`'s.
+
+    Why: there is no public getter, and after a resume eager ops must draw what they would have drawn (TensorFlow >= 2.0).
+    """
+    return tf_context.context()._rng.getstate()
+
+
+def set_eager_random_state(state: Any) -> None:
+    """Put such a state back. Why: as above; `tf.random.set_seed` can only start it afresh (TensorFlow >= 2.0)."""
+    tf_context.context()._rng.setstate(state)
+
+
+def global_generator_state() -> dict[str, Any] | None:
+    """State of `tf.random.get_global_generator()`, None if nobody has asked for it yet.
+
+    Why: the public getter would make one (TensorFlow >= 2.4).
+    """
+    generator = stateful_random_ops.global_generator
+    return None if generator is None else {"state": generator.state.numpy(), "algorithm": int(generator.algorithm)}
+
+
+def set_global_generator_state(state: dict[str, Any]) -> None:
+    """Put such a state back, into the generator that is there or a new one. Why: as above (TensorFlow >= 2.4)."""
+    if stateful_random_ops.global_generator is None:
+        tf.random.set_global_generator(tf.random.Generator.from_state(state["state"], state["algorithm"]))
+    else:
+        stateful_random_ops.global_generator.reset(state["state"])
+
+
+def global_seed_generator_state() -> np.ndarray | None:
+    """State of the generator behind `keras.random` ops without a seed, None if nobody has drawn from it yet.
+
+    Why: it belongs to no layer, so it is in no model's variables (Keras >= 3.0).
+    """
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return None if generator is None else np.array(generator.state)
+
+
+def set_global_seed_generator_state(state: np.ndarray) -> None:
+    """Put such a state back. Why: as above (Keras >= 3.0)."""
+    global_seed_generator().state.assign(state)
 
 
 # --- the trainer --------------------------------------------------------------------------------------------------------

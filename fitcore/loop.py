@@ -6,9 +6,9 @@
         until the epoch, or its data, end:
             one compiled call                        # fitcore/program.py, up to the next step that needs the host
             callbacks' batch methods, hooks' after_steps
-            leave if anyone wants to stop
+            leave if anyone wants to stop; save, if it is time for a checkpoint
         validation, if this epoch is one to validate after
-        callbacks.on_epoch_end; hooks' after_epoch
+        callbacks.on_epoch_end; hooks' after_epoch; save, if it is time
         leave if anyone wants to stop
     overwrite weights by their average, if the optimizer keeps one (EMA); restore those that a hook kept, if it asks for it
     callbacks.on_train_end; hooks end
@@ -18,14 +18,17 @@ This is `keras.Model.fit` (3.12 to 3.15), its steps grouped.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from fitcore import keras_private
 from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits
+from fitcore.checkpoint import Saver
+from fitcore.checkpoint.state import FINISHED, IN_EPOCH
 from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop, name_of
 from fitcore.run import Run, StopReason
 from fitcore.step import set_learning_rate
@@ -39,6 +42,7 @@ def train(
     record: Any,
     validation_freq: int | list[int],
     own_model: Any | None,
+    saver: Saver | None = None,
 ) -> None:
     """Run the outer loop.
 
@@ -49,31 +53,52 @@ def train(
       record: what the compiled loop records at each step.
       validation_freq: as in fit.
       own_model: the compiled Keras model, None for an engine of explicit parts.
+      saver: saves the run, and knows where another process left it. What begins a fit, and the epoch that was under way,
+        is called again in this process; then everything is put back as it was left.
     """
     engine, callbacks, optimizer = run.engine, run.callbacks, run.engine.parts.optimizer
-    callbacks.on_train_begin()
+    left = None if saver is None else saver.where
+    with contextlib.nullcontext() if saver is None else saver.appending(run):
+        if left != FINISHED:
+            callbacks.on_train_begin()
     for i, hook in enumerate(run.hooks):
         hook.begin(run.view(i, {}))
-    training_logs = None
-    logs: dict[str, Any] = {}
     if own_model is not None:
         initial_epoch = keras_private.initial_epoch(own_model, initial_epoch)
+    if saver is not None and left is not None:
+        initial_epoch = saver.epoch + (not saver.within)
+        if not saver.within:
+            saver.put_back(run, record)
+        if left == FINISHED:
+            return
 
-    for run.epoch in range(initial_epoch, epochs):
+    for epoch in range(initial_epoch, epochs):
+        if run.wants_to_stop():  # as another process left it
+            break
+        run.epoch = epoch
         engine.reset_metrics()
         callbacks.on_epoch_begin(run.epoch)
-        logs = _epoch_steps(run, record, logs)
-        epoch_logs = dict(engine.epoch_logs(logs))
+        resumed = saver is not None and saver.within
+        if saver is not None and resumed:
+            saver.put_back(run, record)
+        if not resumed or left == IN_EPOCH:
+            _epoch_steps(run, record, saver, resumed)
+        if saver is not None:
+            saver.steps_done(run)
+        epoch_logs = dict(engine.epoch_logs(run.logs))
 
         if run.validate is not None and _should_validate(own_model, run.epoch, validation_freq):
-            epoch_logs |= {f"val_{name}": value for name, value in run.validate(callbacks).items()}
+            with contextlib.nullcontext() if saver is None else saver.validation(run):
+                epoch_logs |= {f"val_{name}": value for name, value in run.validate(callbacks).items()}
 
         callbacks.on_epoch_end(run.epoch, epoch_logs)
-        training_logs = epoch_logs
+        run.epoch_logs = epoch_logs
         shown = keras_private.pythonify(epoch_logs)
         for i, hook in enumerate(run.hooks):
             if hook.when.epochs:
                 _carry_out(run, hook, hook.after_epoch(run.view(i, shown)))
+        if saver is not None:
+            saver.after_epoch(run)
         if run.wants_to_stop():
             break
 
@@ -81,21 +106,26 @@ def train(
         optimizer.finalize_variable_values(engine.parts.trainable())
     if run.restore is not None:
         run.engine.set_weights(run.restore)
-    callbacks.on_train_end(logs=training_logs)
+    callbacks.on_train_end(logs=run.epoch_logs)
+    if saver is not None:
+        saver.finished(run)
 
 
-def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
-    """One epoch's steps; returns the logs after the last one."""
+def _epoch_steps(run: Run, record: Any, saver: Saver | None, resumed: bool) -> None:
+    """One epoch's steps, or those that are left of it; leaves the logs of the last one in `run.logs`."""
     stream, callbacks = run.stream, run.callbacks
     watching = batch_callbacks(callbacks.callbacks, "train")
     watched = bool(call_limits(callbacks.callbacks, (), stream.steps_per_execution))  # a callback must see every execution
-    stream.begin_epoch()
+    if not resumed:
+        stream.begin_epoch()
+    elif run.wants_to_stop():
+        return
     begin_step = ran = 0  # of the execution under way: its first step as callbacks count, and how many steps have run
     while stream.remaining() != 0:
         if watching and ran == 0:
             begin_step = stream.execution_step
             callbacks.on_train_batch_begin(begin_step)
-        steps, seconds = _steps_until_needed(run), SECONDS_PER_CALL
+        steps, seconds = _steps_until_needed(run, saver), SECONDS_PER_CALL
         if watched:
             left = stream.steps_per_execution - ran
             steps, seconds = min(steps or left, left), math.inf
@@ -104,33 +134,36 @@ def _epoch_steps(run: Run, record: Any, logs: dict[str, Any]) -> dict[str, Any]:
         ran += chunk.steps
         if ran == 0:
             stream.out_of_data()
-            return logs
+            return
         if chunk.steps > 0:
-            logs = chunk.logs
+            run.logs = chunk.logs
             run.note(chunk)
         whole = not watched or ran == stream.steps_per_execution or chunk.ended or stream.remaining() == 0
         if watching and whole:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
-            callbacks.on_train_batch_end(end_step - 1, logs)
+            callbacks.on_train_batch_end(end_step - 1, run.logs)
         if chunk.steps > 0:
-            _after_steps(run, chunk.steps, logs)
+            _after_steps(run, chunk.steps, run.logs)
         if whole:
             ran = 0
         if run.wants_to_stop():
             if watching and not whole:
-                callbacks.on_train_batch_end(begin_step + ran - 1, logs)
-            return logs
+                callbacks.on_train_batch_end(begin_step + ran - 1, run.logs)
+            return
+        if whole and saver is not None:
+            saver.after_call(run)
     stream.end_epoch()
-    return logs
 
 
-def _steps_until_needed(run: Run) -> int | None:
-    """Steps to the next one after which a hook needs the host; None if none does."""
+def _steps_until_needed(run: Run, saver: Saver | None) -> int | None:
+    """Steps to the next one after which a hook or the saver needs the host; None if none does."""
     done = run.curve.length
-    return min((h.when.steps - done % h.when.steps for h in run.hooks if h.when.steps is not None), default=None)
+    left = [hook.when.steps - done % hook.when.steps for hook in run.hooks if hook.when.steps is not None]
+    due = None if saver is None else saver.steps_until_due(done)
+    return min([*left, *([] if due is None else [due])], default=None)
 
 
-def _after_steps(run: Run, steps: int, logs: dict[str, Any]) -> None:
+def _after_steps(run: Run, steps: int, logs: Mapping[str, Any]) -> None:
     done = run.curve.length
     due = []
     for i, hook in enumerate(run.hooks):

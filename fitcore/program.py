@@ -126,9 +126,7 @@ class Program:
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
-        call = self._compiled.get(self._key(source))
-        if call is None:
-            call = self._compiled[self._key(source)] = self._trace(source, _specs(carried))
+        call = self._call_for(source, carried)
         if keras_private.op_determinism() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
         started = time.perf_counter()
@@ -151,6 +149,19 @@ class Program:
         # for the shapes known there.
         logs = self._step(batch, _int64(0), {})[0]
         return logs or self._compiled_results()
+
+    def prepare(self, source: Source, carried: Carried) -> None:
+        """Trace what `run` would; nothing is run. Where steps run op by op, their trace is made for its variables alone."""
+        if self._run_eagerly or tf.config.functions_run_eagerly():
+            self._step.get_concrete_function(source.specs()[1], tf.TensorSpec([], tf.int64), _specs(carried))
+        else:
+            self._call_for(source, carried)
+
+    def _call_for(self, source: Source, carried: Carried) -> Callable[..., Any]:
+        key = self._key(source)
+        if key not in self._compiled:
+            self._compiled[key] = self._trace(source, _specs(carried))
+        return self._compiled[key]
 
     def is_traced(self, source: Source) -> bool:
         """Whether `run` on this source would find its program ready."""

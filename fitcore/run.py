@@ -6,10 +6,11 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -45,10 +46,28 @@ class Curve:
         self.length = 0
         self._chunks: list[tuple[int, Mapping[str, np.ndarray]]] = []  # (its first entry's position, values)
 
+        self.columns: list[tuple[str, int]] = []  # (name, how many values per step)
+
     def append(self, steps: int, records: Mapping[str, np.ndarray]) -> None:
         if records:
+            self.columns = [(name, 1 if values.ndim == 1 else values.shape[1]) for name, values in records.items()]
             self._chunks.append((self.length, records))
         self.length += steps
+
+    def table(self, position: int) -> np.ndarray:
+        """Values from entry `position` on, float64, a row per step: those of `columns` side by side."""
+        values = self.since(position)
+        if not values:
+            return np.zeros((self.length - position, sum(width for _, width in self.columns)))
+        return np.column_stack([values[name] for name, _ in self.columns])
+
+    def load(self, columns: Sequence[tuple[str, int]], table: np.ndarray) -> None:
+        """Begin with what another process recorded: its `columns`, and `table(0)`."""
+        records, start = {}, 0
+        for name, width in columns:
+            records[name] = table[:, start] if width == 1 else table[:, start : start + width]
+            start += width
+        self.append(len(table), records)
 
     def since(self, position: int) -> dict[str, np.ndarray]:
         """Values from entry `position` on, by name: float64 arrays that can't be written to."""
@@ -65,6 +84,19 @@ class Curve:
         return curves
 
 
+class Validates(Protocol):
+    """Evaluates on the validation data."""
+
+    def __call__(self, callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
+        """The logs, without `val_`."""
+
+    def state(self) -> dict[str, Any]:
+        """How far its data have been read, as plain values."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go there in another process."""
+
+
 @dataclass
 class Run:
     """A run under way: what it trains with, how far it is, what it has seen.
@@ -78,7 +110,7 @@ class Run:
     callbacks: keras.callbacks.CallbackList
     target: Any  # what Keras's callbacks act on: has stop_training and history
     curve: Curve
-    validate: Callable[[keras.callbacks.CallbackList], dict[str, Any]] | None = None  # evaluates; logs without `val_`
+    validate: Validates | None = None
     epoch: int = 0
     step: int = 0  # optimizer steps done, earlier fits of the same optimizer included
     stop: StopReason | None = None
@@ -88,6 +120,8 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     traces_before: int = 0
     restore: list[np.ndarray] | None = None  # weights to end with
+    logs: Mapping[str, Any] = field(default_factory=dict)  # of the last step
+    epoch_logs: Mapping[str, Any] | None = None  # of the last epoch
     rules: Rules | None = None  # of those hooks that have one
     _warned_non_finite: bool = False
 
@@ -169,15 +203,48 @@ class Run:
                     yield f"{group}/{i}/{getattr(variable, 'path', variable.name)}", variable
 
     def host_state(self) -> dict[str, Any]:
-        """All state on the host, as plain values and arrays."""
+        """All state on the host but the curve and what callbacks hold, as plain values and arrays."""
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "stop": None if self.stop is None else asdict(self.stop),
+            "stop_training": bool(self.target.stop_training),
+            "evaluations": [[step, dict(values)] for step, values in self.evaluations],
+            "calls": self.calls,
+            "seconds": time.monotonic() - self.started,
+            "seen": list(self.seen),
+            "restore": self.restore,
+            "logs": dict(self.logs),
+            "epoch_logs": None if self.epoch_logs is None else dict(self.epoch_logs),
+            "warned_non_finite": self._warned_non_finite,
+            "bases": self.engine.bases(),
             "data": self.stream.state(),
+            "validation": None if self.validate is None else self.validate.state(),
             "hooks": [hook.state() for hook in self.hooks],
-            "curve": self.curve.since(0),
-            "history": {name: list(values) for name, values in self.target.history.history.items()},
         }
+
+    def load_host_state(self, state: Mapping[str, Any], within: bool, iterator: Path | None) -> None:
+        """Take up what another process's `host_state` gave.
+
+        Args:
+          state: that.
+          within: whether an epoch is under way.
+          iterator: as in `Stream.load_state`.
+        """
+        self.epoch, self.step, self.calls = state["epoch"], state["step"], state["calls"]
+        self.stop = None if state["stop"] is None else StopReason(**state["stop"])
+        self.target.stop_training = state["stop_training"]
+        self.evaluations = [(step, values) for step, values in state["evaluations"]]
+        self.started = time.monotonic() - state["seconds"]
+        self.seen, self.restore = list(state["seen"]), state["restore"]
+        self.logs, self.epoch_logs = state["logs"], state["epoch_logs"]
+        self._warned_non_finite = state["warned_non_finite"]
+        self.engine.load_bases(state["bases"])
+        self.stream.load_state(state["data"], within, iterator)
+        if self.validate is not None:
+            self.validate.load_state(state["validation"])
+        for hook, held in zip(self.hooks, state["hooks"]):
+            hook.load_state(held)
 
     def close(self) -> None:
         """However the run ended: hang what it found on Keras's History, and let each hook finish."""

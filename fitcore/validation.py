@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,42 +10,67 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.arguments import capped
-from fitcore.data import Stream, make_source
+from fitcore.data import DatasetSource, Stream, make_source
 from fitcore.engine import Engine
 from fitcore.evaluation import evaluate_pass
 
 
-def validator(
-    engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None
-) -> Callable[[keras.callbacks.CallbackList], dict[str, Any]]:
-    """The function that evaluates on the validation data, which it converts once.
+class Validation:
+    """Evaluates on the validation data, which it converts once; called with the callbacks, it returns the logs.
 
     Arrays and `tf.data.Dataset`s are read and checked at once; other inputs, from which reading alone takes something
     away, after the first epoch, as in Keras.
+
+    Args:
+      engine, target: what to evaluate, and what callbacks act on.
+      data: fit's `validation_data`.
+      batch_size, steps: fit's `validation_batch_size` and `validation_steps`.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    if engine.is_compiled and keras_private.overrides(engine.model, "evaluate"):
-        given = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
 
-        def by_its_own_evaluate(callbacks: keras.callbacks.CallbackList) -> Any:
-            if engine.validation is None:
-                engine.validation = keras_private.cache_validation(engine.model, **given, steps_per_epoch=steps)
-            return engine.model.evaluate(
-                **given, steps=steps, callbacks=callbacks, return_dict=True, _use_cached_eval_dataset=True
-            )
+    def __init__(self, engine: Engine, target: Any, data: Any, batch_size: int | None, steps: int | None) -> None:
+        self._engine, self._target = engine, target
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._data = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+        self._by_its_own_evaluate = engine.is_compiled and keras_private.overrides(engine.model, "evaluate")
+        self._steps = steps if self._by_its_own_evaluate else capped(steps)
+        self._stream: Stream | None = None
+        at_once = isinstance(x, tf.data.Dataset) or keras_private.are_arrays((x, y, sample_weight))
+        if at_once and not self._by_its_own_evaluate:
+            self._stream = self._read()
 
-        return by_its_own_evaluate
-    steps = capped(steps)
+    def __call__(self, callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
+        if self._by_its_own_evaluate:
+            return self._evaluate_by_its_own(callbacks)
+        self._stream = self._stream or self._read()
+        return evaluate_pass(self._engine, self._stream, callbacks, self._target)
 
-    @functools.cache
-    def stream() -> Stream:
+    def _evaluate_by_its_own(self, callbacks: keras.callbacks.CallbackList) -> Any:
+        engine = self._engine
+        if engine.validation is None:
+            engine.validation = keras_private.cache_validation(engine.model, **self._data, steps_per_epoch=self._steps)
+        return engine.model.evaluate(
+            **self._data, steps=self._steps, callbacks=callbacks, return_dict=True, _use_cached_eval_dataset=True
+        )
+
+    def _read(self) -> Stream:
         try:
-            source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
+            source = make_source(**self._data, steps_per_epoch=self._steps, shuffle=False)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"`validation_data`: {error}") from error
-        return Stream(source, steps, engine.steps_per_execution)
+        return Stream(source, self._steps, self._engine.steps_per_execution)
 
-    if isinstance(x, tf.data.Dataset) or keras_private.are_arrays((x, y, sample_weight)):
-        stream()
-    return lambda callbacks: evaluate_pass(engine, stream(), callbacks, target)
+    def state(self) -> dict[str, Any]:
+        """How often the data have been opened: a dataset that shuffles has another order each time."""
+        source = None if self._stream is None else self._stream.source
+        return {"opened": source.opened if isinstance(source, DatasetSource) else 0}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Open the data as often as another process had."""
+        if state["opened"] == 0 or self._by_its_own_evaluate:
+            return
+        self._stream = self._stream or self._read()
+        source = self._stream.source
+        assert isinstance(source, DatasetSource)
+        while source.opened < state["opened"]:
+            source.open_pass(0)

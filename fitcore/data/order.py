@@ -19,6 +19,10 @@ class Order(Protocol):
     def rows(self, pass_index: int, n: int, batch_size: int) -> tf.Tensor:
         """The rows of pass `pass_index` (0, 1, ...) in the order they are visited, int64, shape [n]."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether another process that asks for the same rows gets the same."""
+
     def describe(self) -> str:
         """One line for `explain`."""
 
@@ -47,6 +51,10 @@ class KerasOrder:
         if self.shuffle == "batch":
             return _draw(n, batch_size, "batch")
         return tf.random.shuffle(tf.range(n, dtype=tf.int64))  # unseeded: any permutation is Keras's
+
+    @property
+    def repeatable(self) -> bool:
+        return not self.shuffle or keras_private.global_seed() is not None
 
     def describe(self) -> str:
         if not self.shuffle:
@@ -86,6 +94,10 @@ class Reshuffle:
     def rows(self, pass_index: int, n: int, batch_size: int = 0) -> tf.Tensor:
         seed = tf.constant([self.seed, pass_index], tf.int64)
         return tf.random.experimental.stateless_shuffle(tf.range(n, dtype=tf.int64), seed=seed)
+
+    @property
+    def repeatable(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return f"reshuffled each epoch from (seed={self.seed}, epoch)"

@@ -6,9 +6,14 @@ the traced function that takes batch `i` out of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
@@ -20,6 +25,7 @@ class Source(Protocol):
 
     num_batches: int | None  # batches in one pass; None: unknown or endless
     key: Any  # equal keys: one compiled program serves both sources
+    has_state: bool  # whether the feed of a pass is an iterator whose state is to be saved
 
     def open_pass(self, pass_index: int) -> Any:
         """Start a pass over the data; returns its feed (a nest of tensors, or an iterator)."""
@@ -36,7 +42,27 @@ class Source(Protocol):
     def ended(self, place: int) -> bool:
         """Whether the pass is known to hold nothing from `place` on."""
 
-    def on_epoch_begin(self) -> None: ...
+    def state(self, feed: Any) -> dict[str, Any]:
+        """What another process needs to open this pass again: plain values and arrays."""
+
+    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+        """Open a pass that was under way in another process, at its place; returns its feed.
+
+        Args:
+          state: what `state` gave there.
+          pass_index, place: the pass, and the place in it.
+          within: whether an epoch is under way.
+          iterator: TensorFlow's checkpoint of the pass's iterator, None without one.
+
+        Raises:
+          ValueError: the data have another order here.
+        """
+
+    def not_exact(self) -> str | None:
+        """Why a pass can't be opened again exactly, as far as can be known; None if it can."""
+
+    def on_epoch_begin(self, new_pass: bool) -> None:
+        """An epoch begins; `new_pass`: and with it a pass, rather than that the one under way runs on."""
 
     def on_epoch_end(self) -> None: ...
 
@@ -55,6 +81,8 @@ class ArraySource:
       batch_size: rows per batch; the last batch of a pass may be smaller.
       order: the order of rows in each pass.
     """
+
+    has_state = False
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         self.tensors = tensors
@@ -94,11 +122,29 @@ class ArraySource:
     def ended(self, place: int) -> bool:
         return self.num_batches is not None and place >= self.num_batches
 
+    def state(self, feed: Any) -> dict[str, Any]:
+        order = feed[0].numpy()
+        return {"digest": _digest(order)} if self.order.repeatable else {"order": order}
+
+    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+        if "order" in state:
+            self._opened = pass_index, tf.constant(state["order"], tf.int64)
+        feed = self.open_pass(pass_index)
+        if "digest" in state and _digest(feed[0].numpy()) != state["digest"]:
+            raise ValueError(
+                f"`shuffle`: the order of pass {pass_index} over the data is not the one that was saved. Received: "
+                f"{self.order.describe()}. Was another seed set, or none?"
+            )
+        return feed
+
+    def not_exact(self) -> str | None:
+        return None
+
     def _pack(self, leaves: list[Any]) -> Any:
         remaining = iter(leaves)
         return tf.nest.map_structure(lambda leaf: None if leaf is None else next(remaining), self.tensors)
 
-    def on_epoch_begin(self) -> None:
+    def on_epoch_begin(self, new_pass: bool) -> None:
         pass
 
     def on_epoch_end(self) -> None:
@@ -161,8 +207,16 @@ class DatasetSource:
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
         self.key = ("dataset", repr(self._dataset.element_spec))
+        self.opened = 0  # passes so far: a dataset that reshuffles draws a new seed for each
+        self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
+        self._py_dataset = keras_private.py_dataset_of(adapter)
+        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws for those after it
+        # (seen with 2.20 and 2.21). So only a pass that never ends is saved so; others are read again up to their place.
+        self.has_state = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
 
     def open_pass(self, pass_index: int) -> Any:
+        self.opened += 1
         return iter(self._dataset)
 
     def specs(self) -> tuple[Any, Any]:
@@ -175,11 +229,60 @@ class DatasetSource:
     def ended(self, place: int) -> bool:
         return False
 
-    def on_epoch_begin(self) -> None:
-        self._adapter.on_epoch_begin()
+    def state(self, feed: Any) -> dict[str, Any]:
+        own = self._py_dataset.state() if self._py_dataset is not None and hasattr(self._py_dataset, "state") else None
+        return {"opened": self.opened, "random": self._random, "own": own}
+
+    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+        if self._py_dataset is not None:
+            return self._open_py_dataset_again(state, place, within)
+        while self.opened < max(state["opened"], 1):
+            feed = self.open_pass(pass_index)
+        if iterator is not None:
+            tf.train.Checkpoint(iterator=feed).read(str(iterator)).assert_consumed()
+        else:
+            for _ in range(place):
+                next(feed)
+        return feed
+
+    def _open_py_dataset_again(self, state: Mapping[str, Any], place: int, within: bool) -> Any:
+        """By index: no batch that was used is made again."""
+        if state["own"] is not None and self._py_dataset is not None:
+            self._py_dataset.load_state(state["own"])
+        self.opened = state["opened"]
+        if place == 0:
+            return iter(self._dataset)
+        self._random = state["random"]
+        order = keras_private.py_dataset_order(self._adapter, self._random)
+        self._rest = keras_private.rest_of_py_dataset(self._adapter, order, place)
+        if within:
+            self._rest.on_epoch_begin()
+        return iter(self._rest.get_tf_dataset())
+
+    def not_exact(self) -> str | None:
+        if keras_private.is_generator_adapter(self._adapter):
+            return "a Python generator begins anew in another process; the batches used so far are drawn from it and dropped"
+        if self._py_dataset is None or hasattr(self._py_dataset, "load_state"):
+            return None
+        kind = type(self._py_dataset)
+        if (kind.on_epoch_begin, kind.on_epoch_end) == (
+            keras.utils.PyDataset.on_epoch_begin,
+            keras.utils.PyDataset.on_epoch_end,
+        ):
+            return None
+        return (
+            f"what {kind.__name__}'s own on_epoch_begin or on_epoch_end changes is saved only if it has the methods `state` "
+            "and `load_state`"
+        )
+
+    def on_epoch_begin(self, new_pass: bool) -> None:
+        if new_pass:
+            self._rest = None
+            self._random = None if self._py_dataset is None else random.getstate()
+        (self._rest or self._adapter).on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        self._adapter.on_epoch_end()
+        (self._rest or self._adapter).on_epoch_end()
 
     def describe(self) -> str:
         size = "of unknown size" if self.num_batches is None else f"of {self.num_batches} batches"
@@ -239,6 +342,11 @@ def source_of(adapter: Any, order: Order | None = None) -> ArraySource | Dataset
     if tensors is None:
         return DatasetSource(adapter)
     return ArraySource(tensors, adapter.batch_size, order or KerasOrder(False))
+
+
+def _digest(order: np.ndarray) -> str:
+    """SHA-256 of an order's first rows, which tells another seed's from it."""
+    return hashlib.sha256(order[: 1 << 16].tobytes()).hexdigest()
 
 
 def _summary(x: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fitcore.data.sources import ResizableSource, Source
@@ -50,7 +52,7 @@ class Stream:
 
     def begin_epoch(self) -> None:
         """Open a pass, unless `steps_per_epoch` lets the last one run on."""
-        self.source.on_epoch_begin()
+        self.source.on_epoch_begin(new_pass=self.place == 0 or self.feed is None or self.steps_per_epoch is None)
         self.step = 0
         if self.feed is None or self.steps_per_epoch is None:
             self._open_pass()
@@ -100,9 +102,28 @@ class Stream:
         self.feed = None
         self.source.on_epoch_end()
 
-    def state(self) -> dict[str, int | None]:
-        """The place reached, as plain numbers."""
-        return {"pass_index": self.pass_index, "place": self.place, "step": self.step, "rows": self.rows}
+    def state(self) -> dict[str, Any]:
+        """The place reached, and what the source needs to come back to it: plain values and arrays."""
+        place = {"pass_index": self.pass_index, "place": self.place, "step": self.step, "rows": self.rows}
+        source = None if self.feed is None else self.source.state(self.feed)
+        return {**place, "num_batches": self._num_batches, "source": source}
+
+    def load_state(self, state: Mapping[str, Any], within: bool, iterator: Path | None = None) -> None:
+        """Go to the place that a stream over the same data had reached in another process.
+
+        Args:
+          state: what `state` gave there.
+          within: whether an epoch is under way.
+          iterator: as in `Source.open_again`.
+
+        Raises:
+          ValueError: the data have another order here.
+        """
+        self.pass_index, self.place, self.step = state["pass_index"], state["place"], state["step"]
+        self.rows, self._num_batches = state["rows"], state["num_batches"]
+        self.feed = None
+        if state["source"] is not None:
+            self.feed = self.source.open_again(state["source"], self.pass_index, self.place, within, iterator)
 
     def _whole_executions(self, steps: int) -> int:
         return -(-steps // self.steps_per_execution) * self.steps_per_execution

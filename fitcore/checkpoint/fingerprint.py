@@ -1,0 +1,101 @@
+"""What must be alike for a run to go on where another process left it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitcore import keras_private
+from fitcore.data import ArraySource, Source
+from fitcore.engine import Engine
+
+WHOLE = 1 << 24  # bytes up to which an array is hashed whole
+ROWS = 1 << 10  # of a larger one
+
+
+def versions() -> dict[str, str]:
+    """Versions that the bits depend on."""
+    return {"keras": keras.__version__, "tensorflow": tf.__version__}
+
+
+def machine() -> dict[str, Any]:
+    """What else last bits may depend on."""
+    devices = sorted({device.device_type for device in tf.config.list_physical_devices()})
+    return {"devices": devices, "architecture": platform.machine(), "cpu_cores": os.cpu_count()}
+
+
+# Of fit's arguments: those that are what they are, and those of which the classes tell enough. What is left out is in the
+# data, or changes nothing in the training.
+_AS_THEY_ARE = (
+    "batch_size", "epochs", "initial_epoch", "validation_split", "validation_steps", "validation_batch_size", "validation_freq",
+    "steps_per_epoch", "shuffle", "class_weight", "numerics", "noise", "schedule",
+)  # fmt: skip
+_BY_CLASS = ("hooks", "callbacks")
+
+
+def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A fit's arguments, data, optimizer and seed, in words that JSON can hold and that are the same in another process.
+
+    Args:
+      engine: what is trained.
+      source: its data.
+      given: fit's arguments, by name.
+    """
+    optimizer = engine.parts.optimizer
+    config = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    return {
+        **{name: words(given[name]) for name in _AS_THEY_ARE},
+        **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
+        "optimizer": {"class": type(optimizer).__name__, **{name: words(value) for name, value in config.items()}},
+        "data": of_data(source),
+        "global seed": words(keras_private.global_seed()),
+    }
+
+
+def of_data(source: Source) -> Any:
+    """Arrays by shape, type and SHA-256 of their bytes (large ones: of rows evenly spaced); anything else by its specs."""
+    if not isinstance(source, ArraySource):
+        return {"specs": repr(source.specs()[1]), "batches": source.num_batches}
+    return [_of_array(leaf.numpy()) for leaf in tf.nest.flatten(source.tensors) if leaf is not None]
+
+
+def words(value: Any) -> Any:
+    """A value in words: functions by name, objects by class and, where they have them, fields; never an address."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _of_array(np.asarray(value)) if np.size(value) > 16 else np.asarray(value).tolist()
+    if isinstance(value, Mapping):
+        return {str(key): words(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [words(held) for held in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: words(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def differences(saved: Any, now: Any, name: str = "") -> list[str]:
+    """In words, where two such dicts differ."""
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        found = []
+        for key in sorted({*saved, *now}):
+            found += differences(saved.get(key), now.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if saved == now else [f"`{name}` was {saved!r}, is {now!r}"]
+
+
+def _of_array(array: np.ndarray) -> dict[str, Any]:
+    part = array
+    if array.nbytes > WHOLE and len(array) > ROWS:
+        part = array[np.linspace(0, len(array) - 1, ROWS).astype(np.int64)]
+    data = b"".join(part.ravel().tolist()) if array.dtype == object else np.ascontiguousarray(part).tobytes()
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": hashlib.sha256(data).hexdigest()}

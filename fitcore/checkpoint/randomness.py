@@ -1,0 +1,44 @@
+"""Python's, NumPy's, TensorFlow's and Keras's global random state, as plain values and arrays."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fitcore import keras_private
+
+
+def state() -> dict[str, Any]:
+    """The state of every global generator. TensorFlow's and Keras's generator objects: None where there is none yet."""
+    return {
+        "python": _packed(random.getstate()),
+        "numpy": np.random.get_state(legacy=False),
+        "tensorflow": _packed(keras_private.eager_random_state()),
+        "global_generator": keras_private.global_generator_state(),
+        "global_seed_generator": keras_private.global_seed_generator_state(),
+    }
+
+
+def load_state(state: dict[str, Any]) -> None:
+    """Take up what `state` gave."""
+    if state["global_generator"] is not None:
+        keras_private.set_global_generator_state(state["global_generator"])
+    if state["global_seed_generator"] is not None:
+        keras_private.set_global_seed_generator_state(state["global_seed_generator"])
+    random.setstate(_unpacked(state["python"]))  # after the others, which may draw from it when they are made
+    np.random.set_state(state["numpy"])
+    keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
+
+
+def _packed(state: Sequence[Any]) -> list[Any]:
+    """The state of a `random.Random`, its 625 numbers as an array."""
+    version, numbers, gauss = state
+    return [version, np.array(numbers, np.int64), gauss]
+
+
+def _unpacked(state: Sequence[Any]) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    return version, tuple(numbers.tolist()), gauss

@@ -1,0 +1,311 @@
+"""Saves a run as it goes, and brings it back: what the outer loop calls between its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import tensorflow as tf
+
+from fitcore.checkpoint import callbacks, fingerprint, state
+from fitcore.checkpoint.config import Checkpoint
+from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot
+from fitcore.checkpoint.store import CheckpointError, Saved, Store
+from fitcore.run import Run
+
+PREEMPTED = 75  # exit status after SIGTERM or SIGINT; sysexits.h: a temporary failure, to be tried again
+
+
+class Preempted(SystemExit):
+    """SIGTERM or SIGINT came, and the run has saved itself: the process exits with status 75."""
+
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)
+
+
+class Saver:
+    """Saves one run into one folder, and knows where another process left it.
+
+    Args:
+      checkpoint: where and how often.
+      fingerprint: `fingerprint.of_fit` of this fit.
+
+    Raises:
+      CheckpointError: what is there can't be gone on from, or nothing is and it must.
+      OSError: the folder can't be created.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
+        self._every, self._unit = checkpoint.interval()
+        self._keep = checkpoint.keep
+        self._fingerprint = fingerprint
+        self._store = Store(checkpoint.directory)
+        self._last = time.monotonic()
+        self._writing: threading.Thread | None = None
+        self._failed: BaseException | None = None
+        self._told: set[str] = set()  # what was warned of already
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._validating = False
+        try:
+            self._found = self._find(checkpoint.resume)
+        except BaseException:
+            self._store.close()
+            raise
+        self._store.go_on_from(self._found)
+
+    # --- where another process left the run -------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str | None:
+        """Where in the outer loop the run was left, None if this is its beginning."""
+        return None if self._found is None else self._found.manifest["where"]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch it was left in, or after."""
+        assert self._found is not None
+        return int(self._found.manifest["epoch"])
+
+    @property
+    def within(self) -> bool:
+        """Whether it was left within an epoch."""
+        return self.where in WITHIN
+
+    def _find(self, resume: str) -> Saved | None:
+        paths = self._store.checkpoints()
+        if resume == "never" and paths:
+            raise CheckpointError(
+                f'`checkpoint`: {self._store.directory} holds checkpoints, and resume="never". Nothing is overwritten: name '
+                "another folder, or delete it."
+            )
+        found, damaged = None, None
+        for path in paths:
+            try:
+                found = self._store.read(path)
+                break
+            except CheckpointError as error:
+                if resume == "must":
+                    raise
+                damaged = damaged or error
+        if found is None:
+            if damaged is not None:
+                raise CheckpointError(f"`checkpoint`: none in {self._store.directory} is good. {damaged}") from damaged
+            if resume == "must":
+                raise CheckpointError(f'`checkpoint`: {self._store.directory} holds none, and resume="must".')
+            return None
+        if damaged is not None:
+            warnings.warn(f"{damaged} Going on from {found.path}, the newest good one.", stacklevel=4)
+        self._check(found, resume)
+        return found
+
+    def _check(self, found: Saved, resume: str) -> None:
+        other = fingerprint.differences(found.manifest["versions"], fingerprint.versions())
+        other += fingerprint.differences(found.manifest["fingerprint"], self._fingerprint)
+        if other and resume != "force":
+            raise CheckpointError(
+                f"`checkpoint`: {found.path} was saved by another run: {'; '.join(other)}. To go on from it all the same, "
+                'with other bits perhaps, give resume="force".'
+            )
+        other += fingerprint.differences(found.manifest["machine"], fingerprint.machine())
+        if other:
+            warnings.warn(f"{found.path}: {'; '.join(other)}. The last bits may differ.", stacklevel=5)
+
+    def appending(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """Within it callbacks may begin without overwriting what another process wrote."""
+        return contextlib.nullcontext() if self._found is None else callbacks.appending(run.callbacks.callbacks)
+
+    def put_back(self, run: Run, record: Any) -> None:
+        """Give the run the state it was left in."""
+        assert self._found is not None
+        run.engine.prepare(run.stream, record, run.rules, run.rule_state())
+        state.put_back(run, self._found)
+        self._found = None  # its arrays needn't be held
+
+    # --- between the steps ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Saver:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {each: signal.signal(each, self._on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for each, handler in self._handlers.items():
+            signal.signal(each, handler)
+        self._wait()
+        self._store.close()
+
+    def begin(self, run: Run, must: bool) -> None:
+        """Say what of this run can't be saved.
+
+        Raises:
+          CheckpointError: something can't, and `must`.
+        """
+        reasons = [f"`x`: {reason}" for reason in [run.stream.source.not_exact()] if reason]
+        for name in callbacks.forgotten(run.callbacks.callbacks):
+            reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
+        if reasons and must:
+            raise CheckpointError(f'`checkpoint`: resume="must" can\'t be kept. {"; ".join(reasons)}.')
+        for reason in reasons:
+            warnings.warn(f"A resumed run may differ from one that was never killed. {reason}.", stacklevel=4)
+
+    def steps_until_due(self, done: int) -> int | None:
+        """Steps to the next one after which to save; None if steps don't say."""
+        return self._every - done % self._every if self._unit == "step" else None
+
+    def after_call(self, run: Run) -> None:
+        """A compiled call is back, in mid-epoch. Saves if it is time.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        due = run.curve.length % self._every == 0 if self._unit == "step" else self._seconds_are_over()
+        self._save_if(due, run, IN_EPOCH)
+
+    def steps_done(self, run: Run) -> None:
+        """An epoch's steps have run; what comes next is its end, perhaps with a validation.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        self._save_if(False, run, STEPS_DONE)
+
+    @contextlib.contextmanager
+    def validation(self, run: Run) -> Iterator[None]:
+        """Around a validation, which may take long: a signal ends it at once, and the state before it is saved.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        self._wait()
+        before = state.take(run, STEPS_DONE, self._store.rows)
+        self._validating = True
+        try:
+            yield
+        except Preempted:
+            self._write(run, before)
+            self._leave(run)
+        finally:
+            self._validating = False
+
+    def after_epoch(self, run: Run) -> None:
+        """An epoch has ended. Saves if it is time.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        due = (run.epoch + 1) % self._every == 0 if self._unit == "epoch" else self._seconds_are_over()
+        self._save_if(due, run, BETWEEN)
+
+    def finished(self, run: Run) -> None:
+        """Training has ended. Saves, and waits until that is done."""
+        self._save(run, FINISHED)
+        self._wait()
+
+    # --- how --------------------------------------------------------------------------------------------------------------
+
+    def _save_if(self, due: bool, run: Run, where: str) -> None:
+        if self._signal is not None:
+            self._save(run, where)
+            self._leave(run)
+        elif due:
+            self._save(run, where)
+
+    def _seconds_are_over(self) -> bool:
+        return self._unit == "second" and time.monotonic() - self._last >= self._every
+
+    def _save(self, run: Run, where: str) -> None:
+        self._wait()  # the one before; so there is never more than one copy of the state
+        self._write(run, state.take(run, where, self._store.rows))
+
+    def _write(self, run: Run, snapshot: Snapshot) -> None:
+        """Write it in a thread of its own. What can't be written is said once; the training goes on."""
+        self._wait()
+        self._last = time.monotonic()
+        try:
+            folder = self._store.new()
+            self._save_iterator(run, folder)
+        except (OSError, tf.errors.OpError) as error:
+            self._tell_failure(error)
+            return
+        facts = {
+            **snapshot.facts,
+            "versions": fingerprint.versions(),
+            "machine": fingerprint.machine(),
+            "fingerprint": self._fingerprint,
+            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+        def write() -> None:
+            try:
+                self._store.write(folder, snapshot.arrays, snapshot.host, facts, snapshot.rows, self._keep)
+            except (OSError, tf.errors.OpError) as error:
+                self._failed = error
+
+        self._writing = threading.Thread(target=write, name="fitcore checkpoint")
+        self._writing.start()
+
+    def _save_iterator(self, run: Run, folder: Path) -> None:
+        if not run.stream.source.has_state or run.stream.feed is None:
+            return
+        try:
+            tf.train.Checkpoint(iterator=run.stream.feed).write(str(folder / "data"))
+        except tf.errors.FailedPreconditionError as error:  # a stateful function somewhere in it
+            for part in folder.glob("data*"):
+                part.unlink()
+            self._tell(
+                "The place in `x` is saved as a number, since TensorFlow can't save its iterator. A resumed run reads the pass "
+                f"again from its start and drops what was used. TensorFlow says: {str(error.message)[:200]}"
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._tell_failure(failed)
+
+    def _tell_failure(self, error: BaseException) -> None:
+        words = str(error) or type(error).__name__
+        if "failure" not in self._told:
+            self._told.add("failure")
+            warnings.warn(
+                f"A checkpoint can't be written to {self._store.directory}: {words}. Training goes on, the checkpoints there "
+                "are as they were, and it is tried again each time.",
+                stacklevel=2,
+            )
+
+    def _tell(self, words: str) -> None:
+        if words not in self._told:
+            self._told.add(words)
+            warnings.warn(words, stacklevel=2)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        for each in self._handlers:
+            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+        self._signal = number
+        if self._validating:
+            raise Preempted
+
+    def _leave(self, run: Run) -> None:
+        self._wait()
+        assert self._signal is not None
+        name = signal.Signals(self._signal).name
+        print(
+            f"{name}: saved after step {run.step} in {self._store.directory}. The same command goes on from there.",
+            file=sys.stderr,
+        )
+        raise Preempted

@@ -1,0 +1,127 @@
+"""A run's state, taken and put back: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitcore.checkpoint import callbacks, plain, randomness
+from fitcore.checkpoint.store import CheckpointError, Saved
+from fitcore.run import Run
+
+# Where in the outer loop a run is.
+IN_EPOCH = "in an epoch"
+STEPS_DONE = "before validation"  # an epoch's steps have run, its end has not
+BETWEEN = "between epochs"
+FINISHED = "finished"
+WITHIN = (IN_EPOCH, STEPS_DONE)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run's state at one moment, detached from what goes on training.
+
+    Attributes:
+      where: one of the four above.
+      arrays: by name; TensorFlow's tensors don't change when variables do.
+      host: what JSON can hold.
+      facts: for the manifest.
+      rows: what was recorded since the last checkpoint.
+    """
+
+    where: str
+    arrays: Mapping[str, Any]
+    host: Any
+    facts: Mapping[str, Any]
+    rows: np.ndarray
+
+
+def take(run: Run, where: str, rows_saved: int) -> Snapshot:
+    """The state of a run now.
+
+    Args:
+      run: between two compiled calls.
+      where: it is in the outer loop.
+      rows_saved: rows of its curve that are saved already.
+    """
+    variables = {name: _tensor(variable) for name, variable in run.variables()}
+    held = {
+        "where": where,
+        "run": run.host_state(),
+        "callbacks": [callbacks.state(each) for each in run.callbacks.callbacks],
+        "random": randomness.state(),
+    }
+    host, arrays = plain.split(held, "host")
+    facts = {
+        "step": run.step,
+        "epoch": run.epoch,
+        "where": where,
+        "variables": [[name, list(value.shape), value.dtype.name] for name, value in variables.items()],
+        "columns": run.curve.columns,
+        "first_step": run.curve.first_step,
+    }
+    return Snapshot(where, {**variables, **arrays}, host, facts, run.curve.table(rows_saved))
+
+
+def put_back(run: Run, saved: Saved) -> None:
+    """Give a run the state that was saved. Its programs must be traced, so that every variable is there.
+
+    Raises:
+      CheckpointError: it is another model's, or one of other hooks or callbacks.
+    """
+    arrays = saved.arrays()
+    held = plain.join(saved.host, arrays)
+    present = dict(run.variables())
+    check_variables(saved, present)
+    for (name, *_), variable in zip(saved.manifest["variables"], present.values()):
+        variable.assign(arrays[name])
+    run.curve.load([(name, width) for name, width in saved.manifest["columns"]], saved.curves)
+    iterator = saved.path / "data" if (saved.path / "data.index").exists() else None
+    run.load_host_state(held["run"], held["where"] == IN_EPOCH, iterator)
+    for callback, state in zip(run.callbacks.callbacks, held["callbacks"]):
+        callbacks.load_state(callback, state)
+    randomness.load_state(held["random"])  # last: what was done so far may have drawn
+
+
+def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose variables aren't those of this model, its optimizer and its metrics.
+
+    Names are compared by their last part: those of layers are numbered through a process.
+
+    Raises:
+      CheckpointError: it is another model's; says which variable.
+    """
+    manifest = saved.path / "manifest.json"
+    theirs = [(name, tuple(shape), dtype) for name, shape, dtype in saved.manifest["variables"]]
+    ours = [(name, tuple(variable.shape), tf.as_dtype(variable.dtype).name) for name, variable in present.items()]
+    for (name, shape, dtype), (own_name, own_shape, own_dtype) in zip(theirs, ours):
+        if (_last(name), shape, dtype) != (_last(own_name), own_shape, own_dtype):
+            raise CheckpointError(
+                f"{manifest} is of another model or optimizer: it has {name!r} of shape {shape}, {dtype}, where this one has "
+                f"{own_name!r} of shape {own_shape}, {own_dtype}."
+            )
+    if len(theirs) != len(ours):
+        raise CheckpointError(
+            f"{manifest} is of another model or optimizer: it has {len(theirs)} variables, this one has {len(ours)}."
+        )
+
+
+def _last(name: str) -> tuple[str, str]:
+    """(group and index, last part) of a variable's name."""
+    group, index, path = name.split("/", 2)
+    return f"{group}/{index}", re.sub(r"_\d+$", "", path.rpartition("/")[2])
+
+
+def _tensor(variable: Any) -> tf.Tensor:
+    """A variable's value, on the host."""
+    value = tf.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+    if value.device.endswith("CPU:0"):
+        return value  # what was read doesn't change: the next update copies the variable's buffer if it is held here
+    with tf.device("CPU:0"):
+        return tf.identity(value)

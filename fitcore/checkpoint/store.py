@@ -1,0 +1,243 @@
+"""A folder of checkpoints: each whole or not there, each with a manifest that tells whether its files are good.
+
+    DIR/lock                     held by the process that trains
+    DIR/curves                   float64, a row per step: what was recorded; a checkpoint says how many rows are its own
+    DIR/0000012-step-1200/       a checkpoint, the 12th; the highest number is the newest, whatever the clock says
+        manifest.json            format, versions, step, epoch, SHA-256 of each file, the model's variables
+        state.index, state.data-00000-of-00001      TensorFlow's checkpoint format: every array, by name
+        host.json                everything else, as JSON
+        data.*                   the state of a tf.data iterator, where there is one; TensorFlow's format too
+
+A checkpoint is written under a name that begins with ".", synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+FORMAT = 1
+_TEMPORARY = ".writing-"
+
+_held: set[str] = set()  # folders that this process has locked: record locks don't keep a process from itself
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be used: it is damaged, of something else, or there is none."""
+
+
+class CheckpointInUseError(CheckpointError):
+    """Another process, or another fit of this one, trains in the same folder."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read and found good.
+
+    Attributes:
+      path: its folder.
+      manifest: facts about it: those given to `Store.write`, the format, and what is in its files.
+      host: its host state, as JSON holds it.
+      curves: [rows, columns] float64, what was recorded up to it.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    host: Any
+    curves: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array in it, by name."""
+        reader = tf.train.load_checkpoint(str(self.path / "state"))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+class Store:
+    """The folder, locked.
+
+    Raises:
+      CheckpointInUseError: another process has locked it, or this one.
+      OSError: it can't be created or written in.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._key = str(self.directory.resolve())
+        if self._key in _held:  # before its lock is opened: closing that again would take away the lock that is held
+            raise CheckpointInUseError(f"`checkpoint`: another fit of this process trains in {self.directory}.")
+        self._lock = open(self.directory / "lock", "a+")  # noqa: SIM115 (held as long as this)
+        try:
+            # A record lock: it ends with the process, however that ends, and worker processes don't inherit it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise CheckpointInUseError(
+                f"`checkpoint`: another process (pid {owner}) trains in {self.directory}. One process at a time."
+            ) from error
+        _held.add(self._key)
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        for left in self.directory.glob(f"{_TEMPORARY}*"):  # by a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
+        self._next = max((_number(path) for path in self.checkpoints()), default=0) + 1
+        self.rows = 0  # rows of curves on disk, and the digest over their bytes
+        self._digest = hashlib.sha256()
+
+    def close(self) -> None:
+        _held.discard(self._key)
+        self._lock.close()
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints' folders, the newest first."""
+        found = [path for path in self.directory.iterdir() if path.is_dir() and _number(path) > 0]
+        return sorted(found, key=_number, reverse=True)
+
+    # --- writing ----------------------------------------------------------------------------------------------------------
+
+    def new(self) -> Path:
+        """A temporary folder, to put files of the next checkpoint into before it is written."""
+        folder = self.directory / f"{_TEMPORARY}{self._next:07d}"
+        folder.mkdir()
+        return folder
+
+    def write(
+        self, folder: Path, arrays: Mapping[str, Any], host: Any, facts: Mapping[str, Any], rows: np.ndarray, keep: int
+    ) -> Path:
+        """Make the temporary `folder` the next checkpoint, and delete all but the newest `keep`.
+
+        Args:
+          folder: from `new`, with what is in it already.
+          arrays: arrays or tensors, by name.
+          host: what JSON can hold.
+          facts: for the manifest, "step" among them.
+          rows: [n, columns] float64, what was recorded since the last one.
+
+        Raises:
+          OSError, tf.errors.OpError: it can't be written; then the checkpoints there are as they were, and `folder` is gone.
+        """
+        try:
+            curves = self._append(rows)
+            names = list(arrays)
+            tensors = [tf.convert_to_tensor(value) for value in arrays.values()]
+            prefix = str(folder / "state")
+            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+            (folder / "host.json").write_text(json.dumps(host))
+            files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+            manifest = {"format": FORMAT, **facts, "curves": curves, "files": files}
+            (folder / "manifest.json").write_text(json.dumps({"manifest": manifest, "sha256": _digest_of(manifest)}, indent=1))
+            for path in (*folder.iterdir(), folder):
+                _sync(path)
+            path = self.directory / f"{self._next:07d}-step-{facts['step']}"
+            folder.rename(path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        _sync(self.directory)
+        self._next += 1
+        self.prune(keep)
+        return path
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints."""
+        for old in self.checkpoints()[keep:]:
+            (old / "manifest.json").unlink(missing_ok=True)  # first: what is left of it is no checkpoint
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _append(self, rows: np.ndarray) -> dict[str, Any]:
+        """Put rows behind those of the last checkpoint, in place of what a checkpoint that was never finished left there."""
+        data = np.ascontiguousarray(rows, np.float64).tobytes()
+        with open(self.directory / "curves", "ab") as file:
+            place = self.rows * rows.shape[1] * 8
+            if file.tell() != place:
+                file.truncate(place)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._digest.update(data)
+        self.rows += len(rows)
+        return {"rows": self.rows, "columns": rows.shape[1], "sha256": self._digest.hexdigest()}
+
+    # --- reading ----------------------------------------------------------------------------------------------------------
+
+    def read(self, path: Path) -> Saved:
+        """Read a checkpoint and check every byte of it.
+
+        Raises:
+          CheckpointError: it is damaged, or written by a newer format; names the file.
+        """
+        whole = path / "manifest.json"
+        try:
+            written = json.loads(whole.read_text())
+            facts = written["manifest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{whole} can't be read: {error}") from error
+        if _digest_of(facts) != written.get("sha256"):
+            raise CheckpointError(f"{whole} is damaged: its SHA-256 is another one than it says.")
+        if facts["format"] > FORMAT:
+            raise CheckpointError(f"{whole} is of format {facts['format']}; this version of fitcore knows up to {FORMAT}.")
+        for name, expected in facts["files"].items():
+            try:
+                actual = sha256_of(path / name)
+            except OSError as error:
+                raise CheckpointError(f"{path / name} can't be read: {error}") from error
+            if actual != expected:
+                raise CheckpointError(f"{path / name} is damaged: its SHA-256 is another one than {whole} says.")
+        return Saved(path, facts, json.loads((path / "host.json").read_text()), self._read_curves(facts["curves"]))
+
+    def go_on_from(self, saved: Saved | None) -> None:
+        """Let curves be written behind those of this checkpoint; None: from the start."""
+        data = b"" if saved is None else saved.curves.tobytes()
+        self.rows = 0 if saved is None else len(saved.curves)
+        self._digest = hashlib.sha256(data)
+
+    def _read_curves(self, facts: Mapping[str, Any]) -> np.ndarray:
+        path, size = self.directory / "curves", facts["rows"] * facts["columns"] * 8
+        try:
+            with open(path, "rb") as file:
+                data = file.read(size)
+        except OSError as error:
+            raise CheckpointError(f"{path} can't be read: {error}") from error
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise CheckpointError(f"{path} is damaged: the SHA-256 of its first {size} bytes is not what the checkpoint says.")
+        return np.frombuffer(data, np.float64).reshape(facts["rows"], facts["columns"])
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_of(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _number(path: Path) -> int:
+    """A checkpoint's number; 0 for anything else."""
+    number, _, rest = path.name.partition("-step-")
+    return int(number) if number.isdigit() and rest.isdigit() else 0
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
