@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitcore.checkpoint import Checkpoint
 from fitcore.hooks import BatchSizeSchedule, Hook, InLoop, name_of
 from fitcore.optimizers.fused import NUMERICS
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Rows
@@ -40,6 +41,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`validation_freq` must be an int of at least 1 or a list of epochs. Received: validation_freq={freq!r}"
         )
+    if not isinstance(given["checkpoint"], (Checkpoint, type(None))):
+        raise TypeError(f"`checkpoint` must be a fitcore.Checkpoint. Received: checkpoint={given['checkpoint']!r}")
     if not isinstance(given["hooks"], Sequence):
         raise TypeError(f"`hooks` must be a list of fitcore hooks. Received: hooks={given['hooks']!r}")
     for hook in given["hooks"]:

@@ -56,6 +56,9 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
         lines["noise"] = _noise(engine, noise)
     if schedules:
         lines["schedule"] = "; ".join(f"{name}: {each}" for name, each in schedules.items())
+    if given["checkpoint"] is not None:
+        where = given["checkpoint"]
+        lines["checkpoint"] = f"every {where.every.strip()}, in {where.directory}; resume={where.resume}"
     with engine.settings(schedules, given["numerics"]):
         lines["traces"] = _traces(engine, given, stream)
     lines["exact"] = _exactness(engine, given)
@@ -101,6 +104,8 @@ def _calls(engine: Engine, given: dict[str, Any], stream: Stream | None) -> dict
     if engine.run_eagerly:
         return {"calls": "none: run_eagerly, each op runs by itself", "host": "everything"}
     limits = call_limits(callbacks, hooks, engine.steps_per_execution)
+    if given["checkpoint"] is not None and given["checkpoint"].interval()[1] == "step":
+        limits.append((given["checkpoint"].interval()[0], "a checkpoint"))
     most = min((steps for steps, _ in limits), default=None)
     whole = "an epoch" if stream is None or stream.num_steps is None else f"an epoch's {_count(stream.num_steps, 'step')}"
     calls = f"up to {whole if most is None else _count(most, 'step')} per compiled call"

@@ -64,7 +64,7 @@ def of_data(source: Source) -> Any:
     """Arrays by shape, type and SHA-256 of their bytes (large ones: of rows evenly spaced); anything else by its specs."""
     if not isinstance(source, ArraySource):
         return {"specs": repr(source.specs()[1]), "batches": source.num_batches}
-    return [_of_array(leaf.numpy()) for leaf in tf.nest.flatten(source.tensors) if leaf is not None]
+    return [_of_tensor(leaf) for leaf in tf.nest.flatten(source.tensors) if leaf is not None]
 
 
 def words(value: Any) -> Any:
@@ -93,9 +93,14 @@ def differences(saved: Any, now: Any, name: str = "") -> list[str]:
     return [] if saved == now else [f"`{name}` was {saved!r}, is {now!r}"]
 
 
+def _of_tensor(tensor: tf.Tensor) -> dict[str, Any]:
+    rows, size = int(tensor.shape[0]), tensor.dtype.size * tensor.shape.num_elements()
+    part = tensor
+    if size > WHOLE and rows > ROWS:
+        part = tf.gather(tensor, np.linspace(0, rows - 1, ROWS).astype(np.int64))
+    return {**_of_array(part.numpy()), "shape": tensor.shape.as_list()}
+
+
 def _of_array(array: np.ndarray) -> dict[str, Any]:
-    part = array
-    if array.nbytes > WHOLE and len(array) > ROWS:
-        part = array[np.linspace(0, len(array) - 1, ROWS).astype(np.int64)]
-    data = b"".join(part.ravel().tolist()) if array.dtype == object else np.ascontiguousarray(part).tobytes()
+    data = b"".join(array.ravel().tolist()) if array.dtype == object else np.ascontiguousarray(array).tobytes()
     return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": hashlib.sha256(data).hexdigest()}
