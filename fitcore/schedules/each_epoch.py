@@ -40,3 +40,10 @@ class EpochRates(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = float(self._optimizer.learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the rate is among the optimizer's variables."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up such a state."""
