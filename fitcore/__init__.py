@@ -58,6 +58,8 @@ from fitcore.schedules import EachEpoch
 from fitcore.state import StopReason
 from fitcore.step import RECORDERS, Observation, test_step, train_step
 
+__version__ = "0.2.0.dev0"  # a literal: the build reads it without importing TensorFlow
+
 __all__ = [
     "CABS",
     "EPOCHS",
