@@ -61,6 +61,8 @@ from fitcore.schedules import EachEpoch
 from fitcore.signal_to_noise import gradient_snr
 from fitcore.step import RECORDERS, Observation, test_step, train_step
 
+__version__ = "0.2.0.dev0"  # a literal: the build reads it without importing TensorFlow
+
 __all__ = [
     "CABS",
     "EPOCHS",
