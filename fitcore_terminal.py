@@ -40,6 +40,8 @@ CHATTER = (
     _logged(b"E", rb"failed call to cuInit: .*UNKNOWN ERROR \(303\)"),
     # tf.data's optimizer swaps an op for one without this attribute, in each new program that reads a dataset.
     _logged(b"E", rb"NodeDef mentions attribute \w+ which is not in the op definition"),
+    # oneDNN has no kernels for this type, in each new program of doubles: the ordinary ones serve.
+    _logged(b"W", rb"Not handling type DT_\w+\n"),
     # Two libraries of TensorFlow register the same, on machines with a GPU.
     _logged(b"E", rb"Unable to register cu(?:DNN|FFT|BLAS) factory"),
     _logged(b"W", rb"computation placer already registered"),

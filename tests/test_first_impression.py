@@ -30,6 +30,7 @@ CHATTER = [
     "use_unbounded_threadpool which is not in the op definition: Op<name=MapDataset;",
     "E0000 00:00:1795570028.558104   14152 cuda_dnn.cc:8579] Unable to register cuDNN factory: Attempting to register factory",
     "W0000 00:00:1795570028.558104   14152 computation_placer.cc:177] computation placer already registered. Please check",
+    "W0000 00:00:1795572008.289330   19894 util.cc:163] Not handling type DT_DOUBLE",
 ]
 REAL = [
     "F0000 00:00:1795570028.558104   14152 tensor.cc:852] Check failed: dtype() == expected_dtype (9 vs. 1)",
@@ -38,6 +39,7 @@ REAL = [
     f"E0000 00:00:1795570024.590987   14152 {CU_INIT.replace('303', '999')}",
     "WARNING: All is not well",
     "Segmentation fault: NodeDef mentions attribute a which is not in the op definition",
+    "W0000 00:00:1795572008.289330   19894 cast.cc:163] Not handling type DT_DOUBLE, which was asked for",
     "a line with \r and \x1b[K and ünïcode",
     "",
 ]
