@@ -1,0 +1,5 @@
+"""Commands that measure: `python -m benchmarks.NAME --help`."""
+
+import fitcore_terminal
+
+fitcore_terminal.start(__name__)

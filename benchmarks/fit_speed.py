@@ -28,8 +28,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -166,7 +164,7 @@ def main(argv: list[str]) -> None:
     for which in FITS:  # the first model of a process pays for much that is not its own
         one_round(WORKLOADS["linear"], FITS[which])
     head = f"{'workload':12s} {'model.fit':>9s} {'fitcore':>9s} {'faster':>7s} {'min-max':>13s}"
-    print(head + f" {'first: Keras':>13s} {'fitcore':>8s} {'ratio':>6s}  same bits")
+    print(head + f" {'first: Keras':>13s} {'fitcore':>8s} {'ratio':>6s}  same bits", flush=True)
     rows = []
     for name in names:
         row = measure(name, FLAGS.rounds)

@@ -14,14 +14,11 @@ Sigma = H e e^T H + (e^T H e + sigma^2) H and tr(Sigma) = |H e|^2 + (e^T H e + s
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
@@ -235,7 +232,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     start = time.perf_counter()
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}")
-    print(f"{'case':26s} {'what':38s} {'measured':>10s}  {'bound':12s}")
+    print(f"{'case':26s} {'what':38s} {'measured':>10s}  {'bound':12s}", flush=True)
     rows = []
     parts = {"layers": lambda: layer_rows(FLAGS.case or list(NOISE_CASES)), "closed": closed_rows, "intervals": interval_rows}
     for kind in FLAGS.only or (("layers",) if FLAGS.case else KINDS):

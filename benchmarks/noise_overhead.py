@@ -24,8 +24,6 @@ import sys
 import time
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -144,7 +142,7 @@ def main(argv: list[str]) -> None:
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
     print(f"at most {FLAGS.examples} rows measured where that is dear" if FLAGS.examples else "every row measured")
     head = f"{'workload':12s} {'batch':>5s} {'plain µs':>9s} {'noise µs':>9s} {'fit µs':>9s}"
-    print(head + f" {'cost':>6s} {'95 %':>11s} {'to fit':>7s} {'95 %':>11s}  same bits  target")
+    print(head + f" {'cost':>6s} {'95 %':>11s} {'to fit':>7s} {'95 %':>11s}  same bits  target", flush=True)
     rows = []
     for name in FLAGS.workload or NAMES:
         for batch in map(int, FLAGS.batch or BATCHES):

@@ -25,8 +25,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -144,13 +142,13 @@ def main(argv: Sequence[str]) -> None:
     rows = []
     if FLAGS.sizes:
         print("µs per variable of Adam's update alone, medians")
-        print(f"{'elements':>9s}{'keras':>9s}{'vector':>9s}{'kernel':>9s}{'fast':>9s}")
+        print(f"{'elements':>9s}{'keras':>9s}{'vector':>9s}{'kernel':>9s}{'fast':>9s}", flush=True)
         for elements in SIZES:
             rows.append(row := measure_size(elements))
             print(f"{elements:9d}" + "".join(f"{row[f'{form}_us']:9.1f}" for form in ("keras", "vector", "kernel", "fast")))
     else:
         print(f"{FLAGS.optimizer}: µs per step, medians; times as fast as Keras's own update, median and quartiles")
-        print(f"{'workload':12s}{'keras':>8s}{'exact':>8s}{'fast':>8s}   {'exact':18s} {'fast':18s} same bits")
+        print(f"{'workload':12s}{'keras':>8s}{'exact':>8s}{'fast':>8s}   {'exact':18s} {'fast':18s} same bits", flush=True)
         for name in FLAGS.workload or WORKLOADS:
             rows.append(row := measure(name))
             line = f"{name:12s}" + "".join(f"{row[f'{form}_us_per_step']:8.0f}" for form in FORMS) + "  "

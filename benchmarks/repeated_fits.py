@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import keras
 import numpy as np
 from absl import app, flags
@@ -76,7 +74,10 @@ def main(argv: list[str]) -> None:
         print(json.dumps(train(FLAGS.only, FLAGS.fits)))
         return
     rows = []
-    print(f"Keras {keras.__version__}; {FLAGS.fits} epochs of 4 steps; memory grown from fit {SETTLED} to fit {FLAGS.fits}")
+    print(
+        f"Keras {keras.__version__}; {FLAGS.fits} epochs of 4 steps; memory grown from fit {SETTLED} to fit {FLAGS.fits}",
+        flush=True,
+    )
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.repeated_fits", f"--only={way}", f"--fits={FLAGS.fits}"]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])

@@ -1,6 +1,5 @@
 """Experiments, each launched by flags: `python -m experiments.NAME --help`."""
 
-import os
+import fitcore_terminal
 
-# TensorFlow's notes about the processor it was built for say nothing to whoever launches an experiment.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+fitcore_terminal.start(__name__)

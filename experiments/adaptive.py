@@ -36,6 +36,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
+import fitcore_terminal
 from experiments.claims import data, statistics
 from fitcore.command_line import launch
 
@@ -141,9 +142,13 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     train, test = (digits.x.reshape(-1, 784), digits.y), (digits.x_test.reshape(-1, 784), digits.y_test)
     network = Network()
     seeds = range(run.seed, run.seed + SEEDS.value)
-    for way in ways():  # so that no seed's seconds hold the tracing
+    fitcore_terminal.say("Tracing ...")  # so that no seed's seconds hold it
+    for way in ways():
         to_target(network, way, run.seed, train, test)
-    measured = {way: np.array([to_target(network, way, seed, train, test) for seed in seeds]) for way in ways()}
+    measured = {}
+    for way in ways():
+        fitcore_terminal.say(f"To a held-out loss of {TARGET.value} from {SEEDS.value} seeds: {way} ...")
+        measured[way] = np.array([to_target(network, way, seed, train, test) for seed in seeds])
     print(f'{digits.about}; held-out loss {TARGET.value}; medians, and ratios to "fixed" with 95 % intervals')
     print(f"{'way':18s} {'examples':>9s} {'seconds':>8s} {'mean batch':>11s}  ratios of examples and seconds")
     result: dict[str, Any] = {"data": digits.about}
@@ -153,7 +158,10 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
         print(f"{way:18s} {examples:9.0f} {seconds:8.3f} {batch:11.0f}  {ratios[0]}, {ratios[1]}")
         result[way] = {"examples": values[:, 0], "seconds": values[:, 1], "mean_batch": values[:, 2]}
 
-    found = [where_it_stops(network, seed, train, test) for seed in seeds]
+    found = []
+    for seed in seeds:
+        fitcore_terminal.say(f"Where it stops: seed {seed} ...")
+        found.append(where_it_stops(network, seed, train, test))
     print(f"\n{FEW.value} digits, {EPOCHS.value} epochs at most: where it stops, and the held-out loss there above the lowest")
     for name in found[0]:
         epochs, excess = np.array([each[name] for each in found]).T

@@ -26,6 +26,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
+import fitcore_terminal
 from experiments.claims import data
 from fitcore.command_line import launch
 
@@ -92,6 +93,8 @@ def side_by_side(
     ours = compiled(build, run)
     history, curves = run.history(f"{name}/fitcore"), fitcore.TensorBoard(run.path / name)
     schedule, noise = run.schedule(), run.noise()
+    passes = f"{epochs} epoch{'s' * (epochs > 1)}"
+    fitcore_terminal.say(f"  fitcore.fit, tracing and {passes} ...")
     first = [
         seconds(
             lambda: fitcore.fit(ours, *train, callbacks=[history], hooks=[curves], **arguments, schedule=schedule, noise=noise)
@@ -102,6 +105,7 @@ def side_by_side(
         rate = float(theirs.optimizer.learning_rate)
         theirs.optimizer.learning_rate = fitcore.schedules.KerasSchedule(schedule["learning_rate"], rate)
     their_history = run.history(f"{name}/keras")
+    fitcore_terminal.say(f"  model.fit, tracing and {passes} ...")
     first.append(seconds(lambda: theirs.fit(*train, callbacks=[their_history], **arguments)))
 
     same = same_bits(ours, theirs)
@@ -109,13 +113,14 @@ def side_by_side(
     different = [what for what, is_same in same.items() if not is_same]
     verdict = f"NOT bit-identical: {', '.join(different)}" if different else f"bit-identical: {', '.join(same)}"
     steps_per_epoch = -(-len(train[0]) // batch_size)
-    print(f"  fitcore.fit and model.fit after {epochs} epochs of {steps_per_epoch} steps: {verdict}")
+    print(f"  fitcore.fit and model.fit after {passes} of {steps_per_epoch} steps: {verdict}")
     print(
         f"  the first fit, tracing and validation included: fitcore {first[0]:.2f} s (writing its TensorBoard curves too), "
         f"model.fit {first[1]:.2f} s: {first[1] / first[0]:.1f} times as long"
     )
 
     again = {"batch_size": batch_size, "epochs": WARM_EPOCHS, "verbose": 0}
+    fitcore_terminal.say(f"  both again without tracing, {WARM_ROUNDS} times {WARM_EPOCHS} epochs ...")
     rounds = []  # on the models as they are now, in turns
     for _ in range(WARM_ROUNDS):
         ours_seconds = seconds(lambda: fitcore.fit(ours, *train, **again, schedule=schedule, noise=noise))

@@ -41,6 +41,7 @@ from absl import flags
 from keras import layers
 
 import fitcore
+import fitcore_terminal
 from experiments.claims import data
 from fitcore.command_line import launch
 
@@ -144,6 +145,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     print(f"{'batch':>6s} {'rate':>8s} {'steps':>8s} {'examples':>9s}   steps by seed")
     rows = []
     for batch in BATCHES.value:
+        fitcore_terminal.say(f"Steps to the target at batch {batch}, at rates around the best ...")
         rate, steps = tuned(training, batch, run.seed)
         rows.append({"batch": batch, "rate": rate, "steps": steps})
         mean = float(np.mean(steps))
@@ -161,6 +163,7 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     predictions = []
     for row in rows:
         if row["batch"] in MEASURED:
+            fitcore_terminal.say(f"The noise at batch {row['batch']} ...")
             whole, pieces = training.noise(row["batch"], row["rate"], run.seed, max(int(row["steps"][0]), 4))
             scales = np.array([float(piece.numerator / piece.denominator) for piece in pieces])
             errors = np.array([float(piece.high - piece.low) for piece in pieces]) / (2 * 1.96)  # infinite if undetermined

@@ -1,5 +1,10 @@
 """fitcore: Keras's fit, exactly, as an explicit training loop of compiled steps."""
 
+# ruff: noqa: E402 (python -m fitcore has to start before TensorFlow is loaded)
+import fitcore_terminal
+
+fitcore_terminal.start(__name__)
+
 import keras
 
 if keras.backend.backend() != "tensorflow":

