@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private, loop
-from fitcore.arguments import capped, changes_batch_size, check_arguments, check_hooks, first_batch_size, shows_bar
+from fitcore.arguments import capped, changes_batch_size, check_arguments, check_count, check_hooks, first_batch_size, shows_bar
 from fitcore.data import Stream, make_source
 from fitcore.engine import Engine
 from fitcore.hooks import Hook
@@ -97,6 +97,7 @@ def fit(
         check_model(model, "fit", x, validation_data)
     check_arguments(locals())
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
+    check_count("steps_per_execution", engine.steps_per_execution)
     schedules = named_schedules(schedule)
     check_hooks(hooks, schedules)
     own_model = engine.model if engine.is_compiled else None

@@ -13,6 +13,7 @@ from fitcore import keras_private
 from fitcore.arguments import capped
 from fitcore.data import Stream, make_source
 from fitcore.engine import Engine
+from fitcore.errors import NoDataError
 from fitcore.evaluation import evaluate_pass
 
 
@@ -43,7 +44,9 @@ def validator(
         try:
             source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
         except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
+            kind = type(error)
+            if kind not in (TypeError, ValueError, NoDataError):
+                raise  # another's, perhaps not to be made from a message
             raise kind(f"`validation_data`: {error}") from error
         return Stream(source, steps, engine.steps_per_execution)
 
