@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore.checkpoint import Checkpoint
+from fitcore.errors import CallbackError, FrequencyError
 from fitcore.hooks import BatchSizeSchedule, Hook, InLoop, name_of
 from fitcore.optimizers.fused import NUMERICS
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Rows
@@ -38,7 +39,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ValueError(f"`validation_split` must be in [0, 1). Received: validation_split={split}")
     freq = given["validation_freq"]
     if not isinstance(freq, (int, list)) or (isinstance(freq, int) and freq < 1):
-        raise ValueError(
+        raise FrequencyError(
             f"`validation_freq` must be an int of at least 1 or a list of epochs. Received: validation_freq={freq!r}"
         )
     if not isinstance(given["checkpoint"], (Checkpoint, type(None))):
@@ -49,10 +50,20 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         if not isinstance(hook, Hook):
             wrong = "Keras callbacks go into `callbacks`. " if isinstance(hook, keras.callbacks.Callback) else ""
             raise TypeError(f"`hooks` must hold fitcore hooks. {wrong}Received: {hook!r} of type {type(hook).__name__}")
-    for callback in keras.tree.flatten(given["callbacks"]):
-        if isinstance(callback, (Hook, type)):
-            wrong = "hooks go into `hooks`" if isinstance(callback, Hook) else "give an instance of this class"
-            raise TypeError(f"`callbacks` must hold Keras callbacks; {wrong}. Received: {callback!r}")
+    check_callbacks(given["callbacks"])
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse what can't be called back. As in Keras, any object that has the methods can.
+
+    Raises:
+      CallbackError: something else is among them.
+    """
+    for callback in keras.tree.flatten(callbacks or []):
+        if isinstance(callback, type) or not hasattr(callback, "set_model"):
+            wrong = "; give an instance of this class" if isinstance(callback, type) else ""
+            wrong = "; hooks go into `hooks`" if isinstance(callback, Hook) else wrong
+            raise CallbackError(f"`callbacks` must hold Keras callbacks{wrong}. Received: {callback!r}")
 
 
 def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from fitcore.hooks import SETTINGS, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
 from fitcore.program import Carried, StepFunction
 from fitcore.schedules.hyperparameters import Schedules, under
-from fitcore.step import RECORDERS, Parts, Recorder, metric_results, rows_of, set_learning_rate, train_step
+from fitcore.step import RECORDERS, Parts, Recorder, check_logs, metric_results, rows_of, set_learning_rate, train_step
 
 
 def training_step(
@@ -57,7 +57,7 @@ def training_step(
         recorded: dict[str, Any] = {}
         with under(schedules, parts.optimizer, index), update():
             if own_step is not None:
-                logs = own_step(batch)
+                logs = check_logs(own_step(batch), "train_step")
             else:
                 logs, recorded = train_step(parts, batch, index, computed, measuring, name_for_optimizer)
         if from_logs:

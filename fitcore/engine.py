@@ -31,7 +31,17 @@ from fitcore.program import Carried, Chunk, Program, StepFunction
 from fitcore.schedules import EachEpoch
 from fitcore.schedules.functions import takes_base
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
-from fitcore.step import RECORDERS, Optimizer, Parts, Recorder, check_optimizer, metric_results, set_learning_rate, test_step
+from fitcore.step import (
+    RECORDERS,
+    Optimizer,
+    Parts,
+    Recorder,
+    check_logs,
+    check_optimizer,
+    metric_results,
+    set_learning_rate,
+    test_step,
+)
 
 
 class Engine:
@@ -274,7 +284,11 @@ class Engine:
     def test_program(self) -> Program:
         """The program that evaluates."""
         if "test" not in self._programs:
-            step = self._own_test_step or (lambda batch: test_step(self.parts, batch))
+            own = self._own_test_step
+
+            def step(batch: Any) -> Any:
+                return test_step(self.parts, batch) if own is None else check_logs(own(batch), "test_step")
+
             self._programs["test"] = self._program("test", lambda batch, index, carried: (step(batch), {}, carried), ())
         return self._programs["test"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from fitcore import keras_private
-from fitcore.arguments import capped, check_count, shows_bar
+from fitcore.arguments import capped, check_callbacks, check_count, shows_bar
 from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import source_of
@@ -28,17 +28,22 @@ def evaluate(
     steps: int | None = None,
     callbacks: Any = None,
     return_dict: bool = False,
+    **unknown: Any,
 ) -> Any:
     """Evaluate a compiled Keras model (or an engine): `model.evaluate`, bit for bit. Arguments and result as there.
 
     Raises:
-      ValueError, TypeError: as Keras.
+      ValueError, TypeError: as Keras; a ValueError for arguments that aren't known.
     """
     if isinstance(model, Engine):
         engine, target = model, model
     else:
         check_model(model, "evaluate", x)
         engine, target = Engine.of_compiled(model), model
+    if unknown:
+        raise ValueError(f"`evaluate` has no such arguments. Received: {unknown}")
+    check_count("steps_per_execution", engine.steps_per_execution)
+    check_callbacks(callbacks)
     check_count("batch_size", batch_size, optional=True)
     check_count("steps", steps, optional=True)
     steps = capped(steps)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private, loop
-from fitcore.arguments import capped, changes_batch_size, check_arguments, check_hooks, first_batch_size, shows_bar
+from fitcore.arguments import capped, changes_batch_size, check_arguments, check_count, check_hooks, first_batch_size, shows_bar
 from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
@@ -106,6 +106,7 @@ def fit(
     given = dict(locals())
     check_arguments(given)
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
+    check_count("steps_per_execution", engine.steps_per_execution)
     schedules = named_schedules(schedule)
     check_hooks(hooks, schedules)
     own_model = engine.model if engine.is_compiled else None

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.step import Optimizer, Parts
+from fitcore.step import Optimizer, Parts, check_logs
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -50,14 +50,14 @@ def compiled_parts(model: keras.Model) -> Parts:
         try:
             return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
         except ValueError as error:
-            if y is None and keras_private.has_loss(model):  # Keras's own words would be "None values not supported."
+            # Keras's own words would be "None values not supported."; a class of the user's own stays what it is.
+            if type(error) is ValueError and y is None and keras_private.has_loss(model):
                 raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
             raise
 
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
         if own_metrics:
-            logs: dict[str, Any] = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-            return logs
+            return check_logs(model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), "compute_metrics")
         compiled = keras_private.compile_metrics(model)
         if compiled is not None:
             compiled.update_state(y, y_pred, sample_weight)

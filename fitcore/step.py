@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from fitcore.errors import ModelError
 from fitcore.optimizers.measured import measured
 
 
@@ -269,6 +270,20 @@ def metric_results(metrics: Sequence[keras.metrics.Metric]) -> dict[str, Any]:
         result = metric.result()
         results.update(result if isinstance(result, dict) else {metric.name: result})
     return results
+
+
+def check_logs(logs: Any, method: str) -> Any:
+    """The logs that a method of the model's class returned.
+
+    Raises:
+      ModelError: there are none, or they are no dict. Run eagerly, where there are none, Keras's InvalidArgumentError.
+    """
+    if isinstance(logs, Mapping) and logs:
+        return logs
+    message = f"`model`: its {method} must return a dict of logs, not an empty one. Received: {logs!r}"
+    if tf.executing_eagerly() and not keras.tree.flatten(logs or []):
+        raise tf.errors.InvalidArgumentError(None, None, message)
+    raise ModelError(message)
 
 
 def rows_of(data: Any) -> tf.Tensor:

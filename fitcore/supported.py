@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.errors import ModelError
 
 
 def check_model(model: Any, method: str, *data: Any) -> None:
@@ -14,14 +15,14 @@ def check_model(model: Any, method: str, *data: Any) -> None:
 
     Raises:
       TypeError: not a Keras model.
-      ValueError: not compiled (as Keras), or for what `why_not` says.
+      ValueError: not compiled (as Keras), or a `ModelError` for what `why_not` says.
     """
     if not keras_private.is_trainer(model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r} of type {type(model).__name__}")
     keras_private.assert_compiled(model, method)
     reason = why_not(model, method, *data)
     if reason is not None:
-        raise ValueError(f"`model` can't be given to fitcore's {method}: {reason}")
+        raise ModelError(f"`model` can't be given to fitcore's {method}: {reason}")
 
 
 def why_not(model: Any, method: str, *data: Any) -> str | None:

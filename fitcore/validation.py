@@ -12,6 +12,7 @@ from fitcore import keras_private
 from fitcore.arguments import capped
 from fitcore.data import DatasetSource, Stream, make_source
 from fitcore.engine import Engine
+from fitcore.errors import NoDataError
 from fitcore.evaluation import evaluate_pass
 
 
@@ -56,7 +57,9 @@ class Validation:
         try:
             source = make_source(**self._data, steps_per_epoch=self._steps, shuffle=False)
         except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
+            kind = type(error)
+            if kind not in (TypeError, ValueError, NoDataError):
+                raise  # another's, perhaps not to be made from a message
             raise kind(f"`validation_data`: {error}") from error
         return Stream(source, self._steps, self._engine.steps_per_execution)
 

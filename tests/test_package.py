@@ -54,7 +54,10 @@ def install(folder: Path, suffix: str) -> Path:
 
 @pytest.mark.slow
 def test_what_is_in_them(folder: Path) -> None:
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "fitcore").rglob("*.py")} | {"fitcore/py.typed", "fitcore_terminal.py"}
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "fitcore").rglob("*.py")} | {
+        "fitcore/py.typed",
+        "fitcore_terminal.py",
+    }
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == package

@@ -31,8 +31,17 @@ python -m benchmarks.parity --json oldest.json    # in one with the oldest
 python -m benchmarks.parity.table newest.json oldest.json
 ```
 
-A run may be cut into parts with `--case`; the files of one version are joined, the last to name a case holding.
+A run may be cut into parts with `--case`; the files of one version are joined, the last to name a case holding. The last
+section, on bad calls, is written by commands of its own, which leave the rest alone, as these leave that section:
+
+```sh
+python -m benchmarks.bad_calls --json newest-bad-calls.json
+python -m benchmarks.bad_calls --json oldest-bad-calls.json
+python -m benchmarks.bad_calls.table newest-bad-calls.json oldest-bad-calls.json
+```
 """
+
+BAD_CALLS = "\n## Bad calls\n"  # heads the section that benchmarks/bad_calls/table.py writes
 
 TAIL = """
 ## What Keras runs itself
@@ -102,4 +111,6 @@ def verdict(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    PARITY.write_text(parity_table([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]]))
+    _, heading, bad_calls = PARITY.read_text().partition(BAD_CALLS)
+    written = parity_table([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]])
+    PARITY.write_text(written + heading + bad_calls)

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data.order import KerasOrder, Order, Reshuffle
+from fitcore.errors import NoDataError
 
 
 class Source(Protocol):
@@ -311,7 +312,7 @@ def make_source(
         asked for of an input that has batches or an order of its own.
     """
     if x is None:
-        raise ValueError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
+        raise NoDataError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
     own_order = shuffle if isinstance(shuffle, Reshuffle) else None
     adapter = keras_private.get_data_adapter(
         x=x,
@@ -324,7 +325,7 @@ def make_source(
     )
     if adapter.num_batches == 0:
         raise ValueError(f"`x` holds no data: 0 batches. Received: x={_summary(x)}")
-    order: Any = own_order or KerasOrder(shuffle)  # type: ignore[arg-type]
+    order: Any = own_order or KerasOrder("batch" if shuffle == "batch" else bool(shuffle))
     source: Source = source_of(adapter, order)
     if resizable:
         if not isinstance(source, ArraySource) or shuffle == "batch":
