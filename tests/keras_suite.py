@@ -17,6 +17,7 @@ The module is also the pytest plugin that patches Keras and notes outcomes and c
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -162,6 +163,9 @@ class Notes:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self.outcomes[report.nodeid] = "unread"
+
+    def pytest_collection_finish(self) -> None:
+        gc.freeze()  # Keras's tests collect garbage, each of them: what is imported by now needn't be looked through
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
