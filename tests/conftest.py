@@ -11,16 +11,12 @@ import keras
 import pytest
 
 
-def pytest_collection_finish() -> None:
-    """`clear_session` collects garbage, for each test: what is imported by now needn't be looked through each time."""
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def fresh_keras() -> Iterator[None]:
     """Seed everything, let names count from zero, and put back what a test may change for the whole process."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.utils.clear_session()
+    keras.utils.clear_session()  # collects garbage, and what is left stays: modules, and what TensorFlow keeps of every graph;
+    gc.freeze()  # looked through for each test, it would take longer than most of them
     keras.utils.set_random_seed(1234)
     yield
     keras.config.set_floatx(floatx)
