@@ -1,5 +1,6 @@
 """What all tests share: a quiet TensorFlow on the CPU, and Keras as in a new process for each test."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,7 +15,8 @@ import pytest
 def fresh_keras() -> Iterator[None]:
     """Seed everything, let names count from zero, and put back what a test may change for the whole process."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.utils.clear_session()
+    keras.utils.clear_session()  # collects garbage, and what is left stays: modules, and what TensorFlow keeps of every graph;
+    gc.freeze()  # looked through for each test, it would take longer than most of them
     keras.utils.set_random_seed(1234)
     yield
     keras.config.set_floatx(floatx)

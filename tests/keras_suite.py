@@ -1,22 +1,23 @@
-"""Keras's own tests as the jury: what they say of Keras, and what they say of Keras patched by fitcore.
+"""Keras's own tests as the jury: what they say of Keras patched by fitcore.
 
     python -m tests.keras_suite          # the trainer's and the callbacks' tests
     python -m tests.keras_suite --all    # also those of models, optimizers, distillation and data adapters
 
-Each group of test files runs twice, each time in a process of its own: as it is, and with `fitcore.patch_keras()` on. Every
-test that passes unpatched must pass patched. Tests that fail or are skipped unpatched and files that can't be read (some
-need packages that are not there) don't count, but are shown. Ends with status 1 if a test regressed, 2 if none in a group
-passes unpatched.
+Every test that passes unpatched must pass patched. So each group of test files runs with `fitcore.patch_keras()` on, and what
+does not pass runs again unpatched, in a process of its own: a test that passes there has regressed. Those that don't either
+and files that can't be read (some need packages that are not there) don't count, but are shown. Ends with status 1 if a test
+regressed, 2 if none in a group passes.
 
 The wheels of older Keras versions hold no tests. `--tests FOLDER` takes them from the `keras/src` of another one: what of its
 tests passes on the installed version must pass patched.
 
-The module is also the pytest plugin that patches Keras and notes outcomes and counts in the two processes.
+The module is also the pytest plugin that patches Keras and notes outcomes and counts in these processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -58,74 +59,76 @@ def installed_tests() -> Path | None:
 
 @dataclass
 class Verdict:
-    """What the two runs of a group of test files say.
+    """What the runs of a group of test files say.
 
     Attributes:
-      unpatched, patched: outcome ("passed", "failed", "skipped") by test.
+      patched: outcome ("passed", "failed", "skipped") by test.
+      unpatched: the same of those that did not pass patched.
       calls: by method: how many calls fitcore ran.
       fallbacks: by "method: reason": the tests in which Keras ran a call itself, one entry per call.
     """
 
-    unpatched: dict[str, str]
     patched: dict[str, str]
+    unpatched: dict[str, str]
     calls: dict[str, int]
     fallbacks: dict[str, list[str]]
 
     @property
     def passed(self) -> int:
-        """How many tests pass unpatched."""
-        return sum(outcome == "passed" for outcome in self.unpatched.values())
+        """How many tests pass patched."""
+        return sum(outcome == "passed" for outcome in self.patched.values())
 
     @property
     def regressions(self) -> list[str]:
         """Tests that pass unpatched and don't patched."""
-        return [test for test, outcome in self.unpatched.items() if outcome == "passed" != self.patched.get(test)]
+        return [test for test, outcome in self.unpatched.items() if outcome == "passed"]
 
     @property
     def unread(self) -> list[str]:
         """Test files that could not be read."""
-        return [test for test, outcome in self.unpatched.items() if outcome == "unread"]
+        return [test for test, outcome in self.patched.items() if outcome == "unread"]
 
     def report(self) -> str:
         """The account, in lines."""
-        count = Counter(self.unpatched.values())
+        count = Counter(self.patched.values())
         ran = ", ".join(f"{number} {method}" for method, number in sorted(self.calls.items()))
-        regressed = self.regressions
         lines = [
-            f"{len(self.unpatched) - count['unread']} tests; unpatched: {self.passed} passed, {count['failed']} failed, "
-            f"{count['skipped']} skipped; of those passed, patched: {self.passed - len(regressed)} passed, "
-            f"{len(regressed)} regressions",
+            f"{len(self.patched) - count['unread']} tests; patched: {self.passed} passed, {count['failed']} failed, "
+            f"{count['skipped']} skipped; of those not passed, {len(self.regressions)} pass unpatched: regressions",
             f"calls through fitcore: {ran or 'none'}; run by Keras: {sum(map(len, self.fallbacks.values()))}",
         ]
         for reason, tests in self.fallbacks.items():
             lines += [f"  {len(tests)} x {reason}", *(f"      in {test}" for test in sorted(set(tests)))]
         lines += [f"  could not be read: {test}" for test in self.unread]
-        lines += [f"  REGRESSION: {test}" for test in regressed]
+        lines += [f"  REGRESSION: {test}" for test in self.regressions]
         return "\n".join(lines)
 
 
 def judge(files: Sequence[Path]) -> Verdict:
-    """Run the tests in `files` unpatched and patched, side by side."""
+    """Run the tests in `files` patched, and what does not pass unpatched."""
     with tempfile.TemporaryDirectory() as folder:
         for file in files:
             shutil.copy(file, folder)
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # the project's settings are not Keras's
-        notes = [Path(folder, name) for name in ("unpatched", "patched")]
-        runs = [_start(folder, path, patched=path.name == "patched") for path in notes]
-        for run in runs:
-            run.wait()
-        unpatched, patched = (json.loads(path.read_text()) for path in notes)
-    return Verdict(unpatched["outcomes"], patched["outcomes"], patched["calls"], patched["fallbacks"])
+        patched = _run(folder, [file.name for file in files], patched=True)
+        left = [test for test, outcome in patched["outcomes"].items() if outcome != "passed"]
+        unpatched = _run(folder, left, patched=False)["outcomes"] if left else {}
+    unseen = [test for test in left if test not in unpatched and patched["outcomes"][test] != "unread"]
+    if unseen:
+        raise RuntimeError(f"did not pass patched, and pytest didn't find them unpatched: {unseen}")
+    return Verdict(patched["outcomes"], unpatched, patched["calls"], patched["fallbacks"])
 
 
-def _start(folder: str, notes: Path, patched: bool) -> subprocess.Popen[bytes]:
+def _run(folder: str, tests: Sequence[str], patched: bool) -> dict[str, Any]:
+    notes = Path(folder, "patched" if patched else "unpatched")
     command = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
-    command += ["-p", "keras_suite", f"--notes={notes}", *(["--patched"] if patched else []), folder]
+    command += ["-p", "keras_suite", f"--notes={notes}", *(["--patched"] if patched else []), *tests]
     here = Path(__file__).parent
     path = os.pathsep.join(filter(None, [str(here), str(here.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    log = notes.with_suffix(".log").open("wb")
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with notes.with_suffix(".log").open("wb") as log:
+        subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    return json.loads(notes.read_text())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,6 +165,9 @@ class Notes:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self.outcomes[report.nodeid] = "unread"
+
+    def pytest_collection_finish(self) -> None:
+        gc.freeze()  # Keras's tests collect garbage, each of them: what is imported by now needn't be looked through
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
