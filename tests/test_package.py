@@ -104,6 +104,7 @@ def train(model: object, x: object) -> None:
     history = fitcore.fit(model, x, epochs=2, hooks=[StopAtLoss()], noise=noise)
     print(history.steps["step/loss"])
     fitcore.fit()  # call-arg
+    fitcore.fit(model, x, epochs="two")  # arg-type
     fitcore.Stop()  # call-arg
     fitcore.GradientNoise(splits="two")  # arg-type
 """
