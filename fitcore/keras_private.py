@@ -8,6 +8,7 @@ oldest that TensorFlow 2.20/2.21 are used with here) and 3.15.1.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter, init_pool_generator
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
 from tensorflow.python.eager import context as tf_context
@@ -80,6 +81,21 @@ def is_generator_adapter(adapter: Any) -> bool:
 def py_dataset_of(adapter: Any) -> keras.utils.PyDataset | None:
     """The PyDataset that the adapter reads, None if it reads something else. Why: as above (Keras >= 3.0)."""
     return adapter.py_dataset if isinstance(adapter, PyDatasetAdapter) else None
+
+
+def use_pool(adapter: Any, make_pool: Callable[[int, Callable[[], None]], Any]) -> None:
+    """Let a PyDataset's worker processes, if it has some, be those of a pool of one's own.
+
+    Args:
+      adapter: Keras's data adapter.
+      make_pool: (how many workers, what each has to do first) -> an object with `apply_async` and `close`.
+
+    Why: Keras's own waits for ever for the batch of a worker that died (seen with 3.12 and 3.15). Its enqueuer makes the pool
+    by its attribute `executor_fn`, and workers find the dataset in what `init_pool_generator` is given (Keras >= 3.0).
+    """
+    if isinstance(adapter, PyDatasetAdapter) and adapter.enqueuer is not None and adapter.py_dataset.use_multiprocessing:
+        workers = adapter.py_dataset.workers
+        adapter.enqueuer.executor_fn = lambda datasets: make_pool(workers, functools.partial(init_pool_generator, datasets))
 
 
 class _Indices(keras.utils.PyDataset):
@@ -172,11 +188,11 @@ def op_determinism() -> bool:
 
 
 def eager_random_state() -> Any:
-    """State of the generator that gives eager random ops their seeds, a `random.Random`'s.
+    """State of the generator that gives eager random ops their seeds, a `random.Random`'s; None without a global seed.
 
     Why: there is no public getter, and after a resume eager ops must draw what they would have drawn (TensorFlow >= 2.0).
     """
-    return tf_context.context()._rng.getstate()
+    return tf_context.context()._rng.getstate() if global_seed() is not None else None
 
 
 def set_eager_random_state(state: Any) -> None:

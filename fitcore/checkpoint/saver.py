@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -26,7 +27,7 @@ PREEMPTED = 75  # exit status after SIGTERM or SIGINT; sysexits.h: a temporary f
 
 
 class Preempted(SystemExit):
-    """SIGTERM or SIGINT came, and the run has saved itself: the process exits with status 75."""
+    """SIGTERM or SIGINT came, and the run has saved itself if it could: the process exits with status 75."""
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
@@ -52,9 +53,12 @@ class Saver:
         self._last = time.monotonic()
         self._writing: threading.Thread | None = None
         self._failed: BaseException | None = None
+        self._newest: Path | None = None  # the newest good checkpoint
+        self._saved = False  # whether what was to be written last has been
         self._told: set[str] = set()  # what was warned of already
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._process = os.getpid()
         self._validating = False
         try:
             self._found = self._find(checkpoint.resume)
@@ -62,6 +66,7 @@ class Saver:
             self._store.close()
             raise
         self._store.go_on_from(self._found)
+        self._newest = None if self._found is None else self._found.path
 
     # --- where another process left the run -------------------------------------------------------------------------------
 
@@ -207,8 +212,12 @@ class Saver:
         self._save_if(due, run, BETWEEN)
 
     def finished(self, run: Run) -> None:
-        """Training has ended. Saves, and waits until that is done."""
-        self._save(run, FINISHED)
+        """Training has ended. Saves, and waits until that is done.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        self._save_if(True, run, FINISHED)
         self._wait()
 
     # --- how --------------------------------------------------------------------------------------------------------------
@@ -230,7 +239,7 @@ class Saver:
     def _write(self, run: Run, snapshot: Snapshot) -> None:
         """Write it in a thread of its own. What can't be written is said once; the training goes on."""
         self._wait()
-        self._last = time.monotonic()
+        self._last, self._saved = time.monotonic(), False
         try:
             folder = self._store.new()
             self._save_iterator(run, folder)
@@ -247,7 +256,8 @@ class Saver:
 
         def write() -> None:
             try:
-                self._store.write(folder, snapshot.arrays, snapshot.host, facts, snapshot.rows, self._keep)
+                self._newest = self._store.write(folder, snapshot.arrays, snapshot.host, facts, snapshot.rows, self._keep)
+                self._saved = True
             except (OSError, tf.errors.OpError) as error:
                 self._failed = error
 
@@ -294,6 +304,11 @@ class Saver:
             warnings.warn(words, stacklevel=2)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked worker, which inherited this: what would have been without it
+            for each, handler in self._handlers.items():
+                signal.signal(each, handler)
+            os.kill(os.getpid(), number)
+            return
         for each in self._handlers:
             signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
         self._signal = number
@@ -304,8 +319,11 @@ class Saver:
         self._wait()
         assert self._signal is not None
         name = signal.Signals(self._signal).name
-        print(
-            f"{name}: saved after step {run.step} in {self._store.directory}. The same command goes on from there.",
-            file=sys.stderr,
-        )
+        if self._saved:
+            what = f"saved after step {run.step} in {self._store.directory}. The same command goes on from there."
+        elif self._newest is not None:
+            what = f"the state after step {run.step} can't be saved. The same command goes on from {self._newest}."
+        else:
+            what = f"the state after step {run.step} can't be saved. The same command begins anew."
+        print(f"{name}: {what}", file=sys.stderr)
         raise Preempted

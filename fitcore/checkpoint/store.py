@@ -76,23 +76,26 @@ class Store:
         self._key = str(self.directory.resolve())
         if self._key in _held:  # before its lock is opened: closing that again would take away the lock that is held
             raise CheckpointInUseError(f"`checkpoint`: another fit of this process trains in {self.directory}.")
-        self._lock = open(self.directory / "lock", "a+")  # noqa: SIM115 (held as long as this)
+        self._lock = open(self.directory / "lock", "ab+", buffering=0)  # noqa: SIM115 (held as long as this)
         try:
             # A record lock: it ends with the process, however that ends, and worker processes don't inherit it.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
+            owner = self._lock.read().decode().strip() or "unknown"
             self._lock.close()
             raise CheckpointInUseError(
                 f"`checkpoint`: another process (pid {owner}) trains in {self.directory}. One process at a time."
             ) from error
         _held.add(self._key)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        for left in self.directory.glob(f"{_TEMPORARY}*"):  # by a process that was killed while it wrote
-            shutil.rmtree(left, ignore_errors=True)
+        try:
+            self._lock.truncate(0)
+            self._lock.write(str(os.getpid()).encode())
+            for left in self.directory.glob(f"{_TEMPORARY}*"):  # by a process that was killed while it wrote
+                shutil.rmtree(left)
+        except OSError:
+            self.close()
+            raise
         self._next = max((_number(path) for path in self.checkpoints()), default=0) + 1
         self.rows = 0  # rows of curves on disk, and the digest over their bytes
         self._digest = hashlib.sha256()
@@ -146,8 +149,8 @@ class Store:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        _sync(self.directory)
         self._next += 1
+        _sync(self.directory)
         self.prune(keep)
         return path
 

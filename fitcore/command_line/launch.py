@@ -44,6 +44,7 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,10 @@ class RunDirectory:
             }
             for name, history in self._histories.items()
         }
-        _write_json(self.path / "history.json", found)
+        try:
+            _write_json(self.path / "history.json", found)
+        except OSError as error:  # all else the run has to say is still to come
+            warnings.warn(f"{self.path / 'history.json'} can't be written: {error}", stacklevel=2)
 
 
 def run(
@@ -315,4 +319,11 @@ def _write_json(path: Path, value: Any) -> None:
     def plain(value: Any) -> Any:
         return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
-    path.write_text(json.dumps(value, indent=1, default=plain) + "\n")
+    text = json.dumps(value, indent=1, default=plain) + "\n"
+    written = path.with_name(f".{path.name}")  # a full disk leaves what was there before
+    try:
+        written.write_text(text)
+        written.replace(path)
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data.order import KerasOrder, Order, Reshuffle
+from fitcore.data.workers import Workers
 from fitcore.errors import NoDataError
 
 
@@ -205,6 +206,7 @@ class DatasetSource:
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
+        keras_private.use_pool(adapter, Workers)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
         self.key = ("dataset", repr(self._dataset.element_spec))
@@ -256,6 +258,7 @@ class DatasetSource:
         self._random = state["random"]
         order = keras_private.py_dataset_order(self._adapter, self._random)
         self._rest = keras_private.rest_of_py_dataset(self._adapter, order, place)
+        keras_private.use_pool(self._rest, Workers)
         if within:
             self._rest.on_epoch_begin()
         return iter(self._rest.get_tf_dataset())

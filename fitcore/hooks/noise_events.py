@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
 from fitcore.hooks.protocol import RETURNS, Answer, Hook, View
-from fitcore.hooks.tensorboard import EventFile
+from fitcore.hooks.tensorboard import EventFile, writable_folder
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurve, curves
@@ -33,12 +33,15 @@ class NoiseEvents(Hook):
     Args:
       directory: created if missing.
       config, probe: what is measured, and by whom.
+
+    Raises:
+      OSError: if `directory` can't be created or written in.
     """
 
     when = RETURNS
 
     def __init__(self, directory: str | os.PathLike[str], config: GradientNoise, probe: Probe) -> None:
-        self._folder = os.path.join(os.fspath(directory), "train")
+        self._folder = os.path.join(writable_folder(directory), "train")
         self._config, self._probe = config, probe
         self._file: Any = None
         self._rows: list[np.ndarray] = []  # what the running averages still remember, and then what is new
@@ -65,10 +68,9 @@ class NoiseEvents(Hook):
         first = view.first_step + len(new) - len(remembered)
         noise = curves(remembered, first, self._probe, self._config)
         if self._file is None:
-            self._file = EventFile(self._folder)
-            event = Event()
-            event.summary.ParseFromString(summary.pb(layout(list(noise.layers))).SerializeToString())
-            self._file.write_event(event)
+            dashboard = Event()
+            dashboard.summary.ParseFromString(summary.pb(layout(list(noise.layers))).SerializeToString())
+            self._file = EventFile(self._folder, [dashboard])
         fresh = noise.step >= view.first_step
         steps = noise.step[fresh] + 1
         self._points("noise/batch_size", steps, noise.batch_size[fresh])
