@@ -172,11 +172,11 @@ def op_determinism() -> bool:
 
 
 def eager_random_state() -> Any:
-    """State of the generator that gives eager random ops their seeds, a `random.Random`'s.
+    """State of the generator that gives eager random ops their seeds, a `random.Random`'s; None without a global seed.
 
     Why: there is no public getter, and after a resume eager ops must draw what they would have drawn (TensorFlow >= 2.0).
     """
-    return tf_context.context()._rng.getstate()
+    return tf_context.context()._rng.getstate() if global_seed() is not None else None
 
 
 def set_eager_random_state(state: Any) -> None:

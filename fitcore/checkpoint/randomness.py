@@ -13,10 +13,11 @@ from fitcore import keras_private
 
 def state() -> dict[str, Any]:
     """The state of every global generator. TensorFlow's and Keras's generator objects: None where there is none yet."""
+    eager = keras_private.eager_random_state()
     return {
         "python": _packed(random.getstate()),
         "numpy": np.random.get_state(legacy=False),
-        "tensorflow": _packed(keras_private.eager_random_state()),
+        "tensorflow": None if eager is None else _packed(eager),
         "global_generator": keras_private.global_generator_state(),
         "global_seed_generator": keras_private.global_seed_generator_state(),
     }
@@ -30,7 +31,8 @@ def load_state(state: dict[str, Any]) -> None:
         keras_private.set_global_seed_generator_state(state["global_seed_generator"])
     random.setstate(_unpacked(state["python"]))  # after the others, which may draw from it when they are made
     np.random.set_state(state["numpy"])
-    keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
+    if state["tensorflow"] is not None:
+        keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
 
 
 def _packed(state: Sequence[Any]) -> list[Any]:

@@ -143,6 +143,8 @@ class Saver:
             signal.signal(each, handler)
         self._wait()
         self._store.close()
+        if self._signal is not None and error[0] is None:  # it came while a recorded end was put back
+            raise Preempted
 
     def begin(self, run: Run, must: bool) -> None:
         """Say what of this run can't be saved.
@@ -207,8 +209,12 @@ class Saver:
         self._save_if(due, run, BETWEEN)
 
     def finished(self, run: Run) -> None:
-        """Training has ended. Saves, and waits until that is done."""
-        self._save(run, FINISHED)
+        """Training has ended. Saves, and waits until that is done.
+
+        Raises:
+          Preempted: a signal came.
+        """
+        self._save_if(True, run, FINISHED)
         self._wait()
 
     # --- how --------------------------------------------------------------------------------------------------------------
