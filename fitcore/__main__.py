@@ -28,7 +28,6 @@ from fitcore.hooks import Hook, TensorBoard
 from fitcore.noise import GradientNoise
 from fitcore.patch import Hooks, Noise, Patch, patch_keras
 
-
 _TAKE_A_VALUE = ("--logdir", "--checkpoint_dir", "--checkpoint_every", "--resume")
 
 
@@ -37,11 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--logdir", metavar="DIR", help="write TensorBoard events of every fit there, a folder for each model")
     help_noise = "measure the gradient noise too, for --logdir; how: auto, split:splits=8, ... (--noise alone: auto)"
     parser.add_argument("--noise", metavar="SPEC", type=_noise, help=help_noise)
-    help_checkpoint = "save every fit there as it runs; the same command, started again after a kill, goes on with the same bits"
+    help_checkpoint = (
+        "save every fit there as it runs; the same command, started again after a kill, goes on with the same bits"
+    )
     parser.add_argument("--checkpoint_dir", metavar="DIR", help=help_checkpoint)
     help_every = 'how often, as "500 steps", "2 epochs" or "60 seconds"; each fit\'s end is saved anyway (default: %(default)s)'
     parser.add_argument("--checkpoint_every", metavar="N UNIT", default="60 seconds", help=help_every)
-    help_resume = "whether to go on from what is there (auto), must or never, or all the same where versions or arguments differ"
+    help_resume = (
+        "whether to go on from what is there (auto), must or never, or all the same where versions or arguments differ"
+    )
     parser.add_argument("--resume", choices=RESUME, default="auto", help=f"{help_resume} (force)")
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
@@ -50,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--noise needs --logdir, where its curves go")
 
     try:
-        calls = Calls(Folders(options.checkpoint_dir, options.checkpoint_every, options.resume)) if options.checkpoint_dir else None
+        calls = (
+            Calls(Folders(options.checkpoint_dir, options.checkpoint_every, options.resume)) if options.checkpoint_dir else None
+        )
     except (ValueError, OSError, CheckpointError) as error:
         parser.error(f"--checkpoint_dir: {error}")
     if calls is not None:

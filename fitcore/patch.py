@@ -128,7 +128,7 @@ def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None, checkpoi
         for method, original in patch.originals.items():
             setattr(keras_private.trainer_class, method, _routed(patch, method, original))
         _active = patch
-    elif not (hooks is noise is checkpoint is None):
+    elif any(given is not None for given in (hooks, noise, checkpoint)):
         raise ValueError(
             "`hooks`, `noise` and `checkpoint` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first."
         )

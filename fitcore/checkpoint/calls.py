@@ -73,8 +73,8 @@ class Calls:
             )
         if self._running is not None:
             raise RuntimeError(
-                f"`{type(model).__name__}.fit` was called within call {self._running} of fit, by a callback perhaps. When that is "
-                "resumed it would not call it again, so the script can't be resumed. Run it without --checkpoint_dir."
+                f"`{type(model).__name__}.fit` was called within call {self._running} of fit, by a callback perhaps. If that "
+                "call is resumed, it is not made again, so the script can't be resumed. Run it without --checkpoint_dir."
             )
         self._number += 1
         name = f"call-{self._number:04d}"
@@ -92,8 +92,8 @@ class Calls:
             raise
         except CheckpointError as error:
             raise CheckpointError(
-                f"{what} can't be followed: {error} To train anew from there on, delete {self._folders.directory / name} and the "
-                "folders with higher numbers."
+                f"{what} can't be followed: {error} To train anew from there on, delete {self._folders.directory / name} and "
+                "the folders with higher numbers."
             ) from error
         finally:
             self._running = None
@@ -158,8 +158,9 @@ def _same_start(path: Path) -> None:
             randomness.load_state(plain.join(json.loads(held["host"].item()), held))
         return
     host, arrays = plain.split(randomness.state(), "random")
+    held: dict[str, Any] = {"host": np.array(json.dumps(host)), **arrays}
     data = io.BytesIO()
-    np.savez(data, host=np.array(json.dumps(host)), **arrays)
+    np.savez(data, **held)
     _write(path, data.getvalue())
 
 

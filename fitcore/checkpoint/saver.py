@@ -154,7 +154,10 @@ class Saver:
         """
         reasons = [f"`x`: {reason}" for reason in [run.stream.source.not_exact()] if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
-            reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
+            reasons.append(
+                f"`callbacks`: {name} holds more than numbers, text, arrays, lists and dicts, and has no methods `state` and "
+                "`load_state`, so that is not saved"
+            )
         if reasons and must:
             raise CheckpointError(f'`checkpoint`: resume="must" can\'t be kept. {"; ".join(reasons)}.')
         for reason in reasons:
