@@ -1,6 +1,6 @@
 """Run an unmodified script with Keras's methods routed through fitcore.
 
-    python -m fitcore [--logdir DIR [--noise[=SPEC]]] script.py [args of the script]
+    python -m fitcore [--logdir DIR [--noise[=SPEC]]] [--checkpoint_dir DIR] script.py [args of the script]
 
 As `python -m cProfile` does, it runs the script as `__main__` with its own `sys.argv`. At the end, however the script ended, a
 short account goes to stderr: fits, steps and seconds, and what Keras had to run itself and why. TensorFlow and Keras are there
@@ -22,10 +22,14 @@ from collections.abc import Sequence
 import keras
 
 from fitcore import keras_private
+from fitcore.checkpoint import Calls, CheckpointError, Folders, leave_when_preempted
+from fitcore.checkpoint.config import RESUME
 from fitcore.command_line.registry import make
 from fitcore.hooks import Hook, TensorBoard
 from fitcore.noise import GradientNoise
 from fitcore.patch import Hooks, Noise, Patch, patch_keras
+
+_TAKE_A_VALUE = ("--logdir", "--checkpoint_dir", "--checkpoint_every", "--resume")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,21 +37,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--logdir", metavar="DIR", help="write TensorBoard events of every fit there, a folder for each model")
     help_noise = "measure the gradient noise too, for --logdir; how: auto, split:splits=8, ... (--noise alone: auto)"
     parser.add_argument("--noise", metavar="SPEC", type=_noise, help=help_noise)
+    help_checkpoint = (
+        "save every fit there as it runs; the same command, started again after a kill, goes on with the same bits"
+    )
+    parser.add_argument("--checkpoint_dir", metavar="DIR", help=help_checkpoint)
+    help_every = 'how often, as "500 steps", "2 epochs" or "60 seconds"; each fit\'s end is saved anyway (default: %(default)s)'
+    parser.add_argument("--checkpoint_every", metavar="N UNIT", default="60 seconds", help=help_every)
+    help_resume = (
+        "whether to go on from what is there (auto), must or never, or all the same where versions or arguments differ"
+    )
+    parser.add_argument("--resume", choices=RESUME, default="auto", help=f"{help_resume} (force)")
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args(_with_values(sys.argv[1:] if arguments is None else arguments))
     if options.noise and not options.logdir:
         parser.error("--noise needs --logdir, where its curves go")
 
+    try:
+        calls = (
+            Calls(Folders(options.checkpoint_dir, options.checkpoint_every, options.resume)) if options.checkpoint_dir else None
+        )
+    except (ValueError, OSError, CheckpointError) as error:
+        parser.error(f"--checkpoint_dir: {error}")
+    if calls is not None:
+        leave_when_preempted()
+
     sys.argv = [options.script, *options.args]
     sys.path[0] = os.path.dirname(os.path.abspath(options.script))
     hooks, noise = observers_in(options.logdir, options.noise) if options.logdir else (None, None)
-    patch = patch_keras(hooks, noise)
+    patch = patch_keras(hooks, noise, None if calls is None else calls.call)
     try:
         runpy.run_path(options.script, run_name="__main__")
     finally:
         sys.stdout.flush()
-        print(account(patch), file=sys.stderr)
+        print(account(patch, calls), file=sys.stderr)
 
 
 def _noise(spec: str) -> GradientNoise:
@@ -63,7 +86,7 @@ def _with_values(arguments: Sequence[str]) -> list[str]:
     for i, argument in enumerate(given):
         if argument == "--noise":
             given[i] = "--noise=auto"
-        elif not argument.startswith("-") and (i == 0 or given[i - 1] != "--logdir"):
+        elif not argument.startswith("-") and (i == 0 or given[i - 1] not in _TAKE_A_VALUE):
             break  # the script; what follows is its own
     return given
 
@@ -93,11 +116,13 @@ def observers_in(directory: str, measured: GradientNoise | None) -> tuple[Hooks,
     return hooks, None if measured is None else noise
 
 
-def account(patch: Patch) -> str:
-    """What fitcore ran and what Keras ran itself, in lines."""
+def account(patch: Patch, calls: Calls | None = None) -> str:
+    """What fitcore ran, what of it in an earlier process, and what Keras ran itself, in lines."""
     ran = [f"{patch.calls['fit']} fits of {patch.steps} steps in {patch.seconds:.2f} s"]
     ran += [f"{number} calls of {method}" for method, number in sorted(patch.calls.items()) if method != "fit"]
     lines = [f"fitcore ran {', '.join(ran)}"]
+    if calls is not None and calls.answered:
+        lines.append(f"{calls.answered} of the fits were answered from their recorded ends")
     for (method, reason), number in sorted(patch.fallbacks.items()):
         lines.append(f"Keras ran {number} calls of {method}: {reason}")
     return "\n".join(lines)

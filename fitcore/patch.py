@@ -9,6 +9,7 @@ What fitcore can't run is run by Keras, with a warning that says why, and counte
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import warnings
@@ -20,6 +21,7 @@ from typing import Any
 import keras
 
 from fitcore import keras_private
+from fitcore.checkpoint import Checkpoint
 from fitcore.evaluation import evaluate, evaluate_cached, is_validating
 from fitcore.fitting import fit
 from fitcore.hooks import Hook
@@ -29,6 +31,7 @@ from fitcore.supported import why_not
 
 Hooks = Callable[[keras.Model], Sequence[Hook]]
 Noise = Callable[[Any], GradientNoise | None]
+Checkpoints = Callable[[Any, str | None], contextlib.AbstractContextManager[Checkpoint | None]]
 
 _ROUTES: dict[str, Callable[..., Any]] = {
     "fit": fit,
@@ -48,13 +51,14 @@ class Patch:
       seconds: the time they took.
     """
 
-    def __init__(self, hooks: Hooks | None, noise: Noise | None = None) -> None:
+    def __init__(self, hooks: Hooks | None, noise: Noise | None = None, checkpoint: Checkpoints | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self.steps = 0
         self.seconds = 0.0
         self._hooks = hooks
         self._noise = noise
+        self._checkpoint: Checkpoints = checkpoint or (lambda model, why_not: contextlib.nullcontext())
         self.holders = 0  # calls of `patch_keras` that no leaving of a `with` has undone
         self.originals = {method: vars(keras_private.trainer_class)[method] for method in _ROUTES}
         self._signatures = {method: inspect.signature(original) for method, original in self.originals.items()}
@@ -80,13 +84,16 @@ class Patch:
         reason = why_not(model, method, arguments.get("x"), arguments.get("validation_data"))
         if reason is not None:
             self._note_fallback(method, model, reason)
-            return original(model, *args, **kwargs)
+            with self._checkpoint(model, reason) if method == "fit" else contextlib.nullcontext():
+                return original(model, *args, **kwargs)
         del arguments["self"]
         self.calls[method] += 1
         if method != "fit":
             return _ROUTES[method](model, **arguments)
         noise = self._noise(model) if self._noise else None
-        history = fit(model, **arguments, hooks=self._hooks(model) if self._hooks else (), noise=noise or False)
+        hooks = self._hooks(model) if self._hooks else ()
+        with self._checkpoint(model, None) as checkpoint:
+            history = fit(model, **arguments, hooks=hooks, noise=noise or False, checkpoint=checkpoint)
         self.steps += history.account["steps"]
         self.seconds += history.account["seconds"]
         return history
@@ -100,7 +107,7 @@ class Patch:
 _active: Patch | None = None
 
 
-def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None) -> Patch:
+def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None, checkpoint: Checkpoints | None = None) -> Patch:
     """Route `fit`, `evaluate`, `train_on_batch` and `test_on_batch` of every Keras model through fitcore.
 
     A class that overrides one of them is reached where it calls `super()`. Patching again changes nothing and returns the
@@ -109,18 +116,22 @@ def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None) -> Patch
     Args:
       hooks: called with the model before each fit; returns fitcore hooks for it.
       noise: called with the model before each fit; returns how to measure its gradient noise, or None.
+      checkpoint: called with the model, and why Keras has to run it or None, before each fit; returns a context manager for
+        the fit, which gives its checkpoint or None. `fitcore.checkpoint.Calls` has one.
 
     Raises:
-      ValueError: if the patch is on already and `hooks` or `noise` are given.
+      ValueError: if the patch is on already and `hooks`, `noise` or `checkpoint` are given.
     """
     global _active
     if _active is None:
-        patch = Patch(hooks, noise)
+        patch = Patch(hooks, noise, checkpoint)
         for method, original in patch.originals.items():
             setattr(keras_private.trainer_class, method, _routed(patch, method, original))
         _active = patch
-    elif hooks is not None or noise is not None:
-        raise ValueError("`hooks` and `noise` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first.")
+    elif any(given is not None for given in (hooks, noise, checkpoint)):
+        raise ValueError(
+            "`hooks`, `noise` and `checkpoint` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first."
+        )
     _active.holders += 1
     return _active
 

@@ -1,6 +1,7 @@
 """The state of Keras's callbacks. Keras itself forgets it: its callbacks start afresh with each fit.
 
-A callback of one's own takes part by two methods, as fitcore's hooks do: `state()`, which gives plain values and arrays, and
+Plain values in a callback's attributes (numbers, text, arrays, lists and dicts of them) are saved as they are. A callback of
+one's own that holds something else takes part by two methods, as fitcore's hooks do: `state()`, which gives plain values, and
 `load_state(state)`. It is called after `on_train_begin`, and, where an epoch was under way, `on_epoch_begin`.
 """
 
@@ -21,9 +22,7 @@ def state(callback: keras.callbacks.Callback) -> Any:
     """What must be saved for the callback to go on in another process."""
     if _takes_part(callback):
         return callback.state()
-    if not _is_keras(callback):
-        return None
-    held = {name: value for name, value in vars(callback).items() if name not in _NOT_ITS_OWN and _is_plain(value)}
+    held = {name: value for name, value in _held(callback).items() if _is_plain(value)}
     if isinstance(callback, keras.callbacks.CSVLogger):
         held["bytes"] = os.path.getsize(callback.filename) if os.path.exists(callback.filename) else 0
     return held
@@ -33,13 +32,21 @@ def load_state(callback: keras.callbacks.Callback, state: Any) -> None:
     """Take up what `state` gave."""
     if _takes_part(callback):
         callback.load_state(state)
-    elif state is not None:
+    else:
         held = dict(state)
         if isinstance(callback, keras.callbacks.CSVLogger):
             size = held.pop("bytes")
             _cut(callback.filename, size)
             held |= {"append": callback.append, "append_header": size == 0}
-        vars(callback).update(held)
+        for name, value in held.items():
+            present = vars(callback).get(name)
+            if isinstance(present, list) and isinstance(value, list):
+                present[:] = value  # the same list: others may hold it too
+            elif isinstance(present, dict) and isinstance(value, dict):
+                present.clear()
+                present.update(value)
+            else:
+                vars(callback)[name] = value
 
 
 @contextlib.contextmanager
@@ -56,15 +63,14 @@ def appending(callbacks: Iterable[keras.callbacks.Callback]) -> Iterator[None]:
 
 
 def forgotten(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
-    """Names of the callbacks' classes whose state can't be saved: not Keras's, holding something, without the two methods."""
-    plain = set(vars(keras.callbacks.Callback()))
-    return sorted(
-        {
-            type(callback).__name__
-            for callback in callbacks
-            if not _takes_part(callback) and not _is_keras(callback) and set(vars(callback)) - plain - {*_NOT_ITS_OWN}
-        }
-    )
+    """Classes of the callbacks whose state can't be saved: not Keras's, holding what isn't plain, without the two methods."""
+    own = [each for each in callbacks if not _takes_part(each) and not _is_keras(each)]
+    return sorted({type(callback).__name__ for callback in own if not _is_plain(_held(callback))})
+
+
+def _held(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Its attributes, but for what Keras gave it."""
+    return {name: value for name, value in vars(callback).items() if name not in _NOT_ITS_OWN}
 
 
 def _takes_part(callback: Any) -> bool:

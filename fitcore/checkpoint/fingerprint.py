@@ -42,7 +42,7 @@ _BY_CLASS = ("hooks", "callbacks")
 
 
 def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A fit's arguments, data, optimizer and seed, in words that JSON can hold and that are the same in another process.
+    """A fit's arguments, data, model and seed, in words that JSON can hold and that are the same in another process.
 
     Args:
       engine: what is trained.
@@ -55,6 +55,8 @@ def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str
         **{name: words(given[name]) for name in _AS_THEY_ARE},
         **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
         "optimizer": {"class": type(optimizer).__name__, **{name: words(value) for name, value in config.items()}},
+        "model": of_model(engine.model),
+        "loss": _described(engine.model.loss) if engine.is_compiled else words(engine.parts.loss),
         "data": of_data(source),
         "global seed": words(keras_private.global_seed()),
     }
@@ -65,6 +67,32 @@ def of_data(source: Source) -> Any:
     if not isinstance(source, ArraySource):
         return {"specs": repr(source.specs()[1]), "batches": source.num_batches}
     return [_of_tensor(leaf) for leaf in tf.nest.flatten(source.tensors) if leaf is not None]
+
+
+def of_model(model: Any) -> dict[str, Any]:
+    """The innermost layers by number, each with its class and what of its config is a number, a word or a list of numbers.
+
+    Without names: those are numbered through a process.
+    """
+    innermost = [layer for layer in keras_private.all_layers(model) if len(keras_private.all_layers(layer)) == 1]
+    layers = [layer for layer in innermost if not isinstance(layer, keras.layers.InputLayer)]  # there or not, before building
+    return {str(i): _described(layer) for i, layer in enumerate(layers)}
+
+
+def _described(value: Any) -> Any:
+    if not isinstance(value, (keras.layers.Layer, keras.losses.Loss)):
+        return words(value)
+    try:
+        config = value.get_config()
+    except Exception:  # of a class of the user's
+        config = {}
+    simple = {name: held for name, held in config.items() if name != "name" and _is_simple(held)}
+    return {"class": type(value).__name__, **words(simple)}
+
+
+def _is_simple(value: Any) -> bool:
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(each, (bool, int, float)) for each in value)
+    return value is None or isinstance(value, (bool, int, float, str)) or numbers
 
 
 def words(value: Any) -> Any:

@@ -148,6 +148,8 @@ class Saver:
             signal.signal(each, handler)
         self._wait()
         self._store.close()
+        if self._signal is not None and error[0] is None:  # it came while a recorded end was put back
+            raise Preempted
 
     def begin(self, run: Run, must: bool) -> None:
         """Say what of this run can't be saved.
@@ -157,7 +159,10 @@ class Saver:
         """
         reasons = [f"`x`: {reason}" for reason in [run.stream.source.not_exact()] if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
-            reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
+            reasons.append(
+                f"`callbacks`: {name} holds more than numbers, text, arrays, lists and dicts, and has no methods `state` and "
+                "`load_state`, so that is not saved"
+            )
         if reasons and must:
             raise CheckpointError(f'`checkpoint`: resume="must" can\'t be kept. {"; ".join(reasons)}.')
         for reason in reasons:
