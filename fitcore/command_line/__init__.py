@@ -4,4 +4,5 @@ registry.py    names for schedules, optimizers, stop hooks and noise measurement
 registered.py  the names of what is Keras's or takes several parts
 spec_flags.py  flags whose values are specs
 launch.py      absl flags and a directory per run
+digests.py     what history.json gets of each fit, a digest of every variable per epoch with it
 """

@@ -26,8 +26,10 @@ exist.
 A run's directory, runs/NAME/<date and time> unless --logdir says otherwise, holds
     flags.txt         every flag's value, a flagfile: python -m experiments.NAME --flagfile=<it> does the same run again
     environment.json  versions, devices, seed, determinism, command line, git commit
-    history.json      by name of the fit: its History and its curves per step; after a stop, an error and Ctrl-C too
-    result.json       what `main` returned; only if it did
+    history.json      by name of the fit: its History, its curves per step, and a digest of every variable per epoch; after a
+                      stop, an error and Ctrl-C too
+    result.json       what `main` returned; only if it did. Measured times have a name with "seconds" in it, so that
+                      python -m fitcore.verify DIRECTORY, which does the run again and compares, leaves them out
 and whatever the experiment writes there, such as TensorBoard's events.
 """
 
@@ -57,6 +59,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from fitcore.command_line import registry, spec_flags
+from fitcore.command_line.digests import DigestingHistory
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 
@@ -99,7 +102,7 @@ class RunDirectory:
     seed: int = 0
     verbose: int = 0
     specs: Mapping[str, Any] = field(default_factory=dict)
-    _histories: dict[str, keras.callbacks.History] = field(default_factory=dict)
+    _histories: dict[str, DigestingHistory] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
 
     def optimizer(self) -> keras.optimizers.Optimizer:
@@ -137,17 +140,17 @@ class RunDirectory:
         self._used.add(name)
         return self.specs[name]
 
-    def history(self, name: str) -> keras.callbacks.History:
+    def history(self, name: str) -> DigestingHistory:
         """A fresh History for one fit, to be put into its `callbacks`: the fit fills it, and history.json gets it.
 
-        Works with `fitcore.fit` and `model.fit` alike.
+        It keeps a digest of every variable per epoch. Works with `fitcore.fit` and `model.fit` alike.
 
         Raises:
           ValueError: if `name` was given before.
         """
         if name in self._histories:
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
-        self._histories[name] = keras.callbacks.History()
+        self._histories[name] = DigestingHistory()
         return self._histories[name]
 
     def write_histories(self) -> None:
@@ -158,6 +161,7 @@ class RunDirectory:
                 "history": history.history,
                 "first_step": getattr(history, "first_step", 0),
                 "steps": getattr(history, "steps", {}),
+                "digests": history.digests,
             }
             for name, history in self._histories.items()
         }
@@ -197,6 +201,24 @@ def weights_sha256(model: keras.Model) -> str:
         value = np.asarray(weight)
         digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
     return digest.hexdigest()
+
+
+def surroundings() -> dict[str, Any]:
+    """What the bits of a run may depend on besides its flags: git commit, versions, machine; as environment.json has them."""
+    devices = [(device, tf.config.experimental.get_device_details(device)) for device in tf.config.list_physical_devices()]
+    return {
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "fitcore": _version("fitcore"),
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "devices": [f"{device.name} {details.get('device_name', '')}".strip() for device, details in devices],
+    }
 
 
 def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tuple[str, ...], arguments: list[str]) -> int:
@@ -266,24 +288,13 @@ def _flagfile() -> str:
 
 
 def _environment() -> dict[str, Any]:
-    devices = [(device, tf.config.experimental.get_device_details(device)) for device in tf.config.list_physical_devices()]
     return {
         "experiment": _experiment(),
         "command": shlex.join(sys.orig_argv),
-        "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": _SEED.value,
         "deterministic": _DETERMINISTIC.value,
-        "versions": {
-            "python": platform.python_version(),
-            "fitcore": _version("fitcore"),
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
-        "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(),
-        "devices": [f"{device.name} {details.get('device_name', '')}".strip() for device, details in devices],
+        **surroundings(),
     }
 
 

@@ -1,0 +1,55 @@
+"""A History that also keeps a digest of every variable at each epoch's end, so that two runs can be compared bit for bit."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fitcore.engine import Engine
+
+
+class DigestingHistory(keras.callbacks.History):
+    """Keras's History, and `digests`: by a variable's path, one for each epoch; those of the model, then of its optimizer.
+
+    A digest is the CRC-32 of the variable's bytes, eight hexadecimal digits. It takes part in checkpoints.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digests: dict[str, list[str]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        for name, variable in _variables(self.model):
+            self.digests.setdefault(name, []).append(digest(variable))
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "history": self.history, "digests": self.digests}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.history, self.digests = state["epoch"], state["history"], state["digests"]
+
+
+def digest(variable: keras.Variable | tf.Variable) -> str:
+    """CRC-32 of a variable's bytes. It is there to find changes, not to withstand forgery, and the fastest at that.
+
+    Any change within 32 bits that are neighbours changes it, so that of a single weight always does.
+    """
+    value = np.asarray(tf.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable))
+    return f"{zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data):08x}"
+
+
+def _variables(target: Any) -> Iterator[tuple[str, Any]]:
+    """(path, variable) of what is trained; where variables share a path, those after the first have their number behind it."""
+    engine = isinstance(target, Engine)
+    model, optimizer = (target.model, target.parts.optimizer) if engine else (target, getattr(target, "optimizer", None))
+    count: dict[str, int] = {}
+    for variable in [*model.variables, *getattr(optimizer, "variables", ())]:
+        path = getattr(variable, "path", variable.name)
+        count[path] = count.get(path, 0) + 1
+        yield path if count[path] == 1 else f"{path} ({count[path]})", variable
