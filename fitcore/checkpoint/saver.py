@@ -56,6 +56,7 @@ class Saver:
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._validating = False
+        self._steps_seen = 0
         try:
             self._found = self._find(checkpoint.resume)
         except BaseException:
@@ -129,6 +130,7 @@ class Saver:
         assert self._found is not None
         run.engine.prepare(run.stream, record, run.rules, run.rule_state())
         state.put_back(run, self._found)
+        self._steps_seen = run.curve.length
         self._found = None  # its arrays needn't be held
 
     # --- between the steps ------------------------------------------------------------------------------------------------
@@ -150,7 +152,8 @@ class Saver:
         Raises:
           CheckpointError: something can't, and `must`.
         """
-        reasons = [f"`x`: {reason}" for reason in [run.stream.source.not_exact()] if reason]
+        data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
+        reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
             reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
         if reasons and must:
@@ -168,7 +171,7 @@ class Saver:
         Raises:
           Preempted: a signal came.
         """
-        due = run.curve.length % self._every == 0 if self._unit == "step" else self._seconds_are_over()
+        due = self._steps_are_over(run) if self._unit == "step" else self._seconds_are_over()
         self._save_if(due, run, IN_EPOCH)
 
     def steps_done(self, run: Run) -> None:
@@ -219,6 +222,11 @@ class Saver:
             self._leave(run)
         elif due:
             self._save(run, where)
+
+    def _steps_are_over(self, run: Run) -> bool:
+        """Whether as many steps have run since it was asked last; not only at them, since an execution must be over too."""
+        before, self._steps_seen = self._steps_seen, run.curve.length
+        return before // self._every < self._steps_seen // self._every
 
     def _seconds_are_over(self) -> bool:
         return self._unit == "second" and time.monotonic() - self._last >= self._every
