@@ -61,13 +61,12 @@ class Case:
     Args:
       make: fit's arguments, all new but the model.
       folder: for checkpoints and all else that is written.
-      fresh: make a new model for each fit, as another process would; else its variables are put back, which saves tracing.
-      seeded: set all seeds before each fit.
+      fresh: `make` makes a new model for each fit, as another process would; else its variables are put back, which saves tracing.
+      seeded: set all seeds before each fit; else the model is left as it is too.
     """
 
     def __init__(self, make: Make, folder: Path, fresh: bool = False, seeded: bool = True) -> None:
         self._make, self._folder, self._fresh, self._seeded = make, folder, fresh, seeded
-        self._start: list[np.ndarray] | None = None
         self._model: Any = None
         self.history: Any = None
 
@@ -86,9 +85,9 @@ class Case:
         if self._seeded:
             keras.utils.set_random_seed(SEED)
         arguments = self._make(folder / "written") | changes
-        self._model = model = arguments.pop("model")
-        if not self._fresh:
-            self._put_back()
+        self._model = model = arguments["model"]
+        if not self._fresh and self._seeded:
+            self._put_back(folder)
         steps, call = (cut, None) if not isinstance(cut, tuple) else (None, cut)
         arguments["hooks"] = [*arguments.get("hooks", []), Cutting(steps)]
         arguments["callbacks"] = [*arguments.get("callbacks", []), CuttingAt(*(call or (None,)))]
@@ -97,15 +96,23 @@ class Case:
         if self._seeded:
             keras.utils.set_random_seed(SEED)
         self.history = None
-        self.history = fitcore.fit(model, **{"verbose": 0} | arguments)
+        self.history = fitcore.fit(**{"verbose": 0} | arguments)
         return outcome(model, self.history)
 
-    def _put_back(self) -> None:
-        variables = all_variables(self._model)
-        if self._start is None:
-            self._start = [variable.numpy() for variable in variables]
-        for variable, value in zip(variables, self._start):
+    def _put_back(self, folder: Path) -> None:
+        """Everything as it was when the model was first seen; what a first epoch made, as that left it."""
+        if id(self._model) not in _starts:
+            before = {id(variable): variable.numpy() for variable in all_variables(self._model)}
+            (folder / "first").mkdir()
+            fitcore.fit(**{"verbose": 0} | self._make(folder / "first") | {"epochs": 1, "initial_epoch": 0, "hooks": [], "callbacks": []})
+            values = [before.get(id(variable), variable.numpy()) for variable in all_variables(self._model)]
+            _starts[id(self._model)] = (self._model, values)
+        for variable, value in zip(all_variables(self._model), _starts[id(self._model)][1]):
             variable.assign(value)
+        self._model._initial_epoch = 0  # BackupAndRestore sets it, and Keras doesn't forget it
+
+
+_starts: dict[int, tuple[Any, list[np.ndarray]]] = {}  # by model: it and its variables' first values
 
 
 def all_variables(model: Any) -> list[Any]:
@@ -114,9 +121,6 @@ def all_variables(model: Any) -> list[Any]:
     module = model if engine is None else engine.model
     optimizer = model.optimizer if engine is None else engine.parts.optimizer
     metrics = model.metrics if engine is None else engine.parts.metrics()
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner, keras.optimizers.Optimizer) and module.built:
-        optimizer.build(module.trainable_variables)
     return [*module.variables, *getattr(optimizer, "variables", ()), *(v for metric in metrics for v in metric.variables)]
 
 

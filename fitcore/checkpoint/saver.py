@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,6 +57,8 @@ class Saver:
         self._handlers: dict[int, Any] = {}
         self._validating = False
         self._steps_seen = 0
+        self._random_ops: Callable[[], list[str]] | None = None  # of the program, once it has been traced
+        self._must = checkpoint.resume == "must"
         try:
             self._found = self._find(checkpoint.resume)
         except BaseException:
@@ -129,6 +131,7 @@ class Saver:
         """Give the run the state it was left in."""
         assert self._found is not None
         run.engine.prepare(run.stream, record, run.rules, run.rule_state())
+        self._check_random_ops()
         state.put_back(run, self._found)
         self._steps_seen = run.curve.length
         self._found = None  # its arrays needn't be held
@@ -146,20 +149,33 @@ class Saver:
         self._wait()
         self._store.close()
 
-    def begin(self, run: Run, must: bool) -> None:
-        """Say what of this run can't be saved.
+    def begin(self, run: Run, record: Any) -> None:
+        """Say what of this run can't be saved. Random ops of its program are found out once that has been traced.
 
         Raises:
-          CheckpointError: something can't, and `must`.
+          CheckpointError: something can't, and resume="must".
         """
+        self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
         data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
         reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
             reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
-        if reasons and must:
+        self._say_not_exact(reasons)
+
+    def _check_random_ops(self) -> None:
+        if self._random_ops is None:
+            return
+        kinds, self._random_ops = self._random_ops(), None
+        if kinds:
+            self._say_not_exact(
+                [f"`model`: the state of {', '.join(kinds)} in its step is TensorFlow's own and not saved; keras.random's ops keep it"]
+            )
+
+    def _say_not_exact(self, reasons: list[str]) -> None:
+        if reasons and self._must:
             raise CheckpointError(f'`checkpoint`: resume="must" can\'t be kept. {"; ".join(reasons)}.')
         for reason in reasons:
-            warnings.warn(f"A resumed run may differ from one that was never killed. {reason}.", stacklevel=4)
+            warnings.warn(f"A resumed run may differ from one that was never killed. {reason}.", stacklevel=5)
 
     def steps_until_due(self, done: int) -> int | None:
         """Steps to the next one after which to save; None if steps don't say."""
@@ -232,6 +248,7 @@ class Saver:
         return self._unit == "second" and time.monotonic() - self._last >= self._every
 
     def _save(self, run: Run, where: str) -> None:
+        self._check_random_ops()
         self._wait()  # the one before; so there is never more than one copy of the state
         self._write(run, state.take(run, where, self._store.rows))
 
