@@ -151,6 +151,10 @@ class Engine:
         """Trace the program that `train` with these arguments would run; then every variable is there. Nothing is trained."""
         self.train_program(record, rules).prepare(stream.source, _carried(stream, rules, state))
 
+    def random_ops(self, stream: Stream, record: Any, rules: Rules | None) -> list[str]:
+        """Types of ops in the program that `train` with these arguments has traced that draw from a state no variable holds."""
+        return self.train_program(record, rules).random_ops(stream.source)
+
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds, _carried(stream))

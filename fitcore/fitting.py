@@ -165,7 +165,7 @@ def fit(
             saver = None
             if checkpoint is not None:
                 saver = stack.enter_context(Saver(checkpoint, fingerprint_of(engine, source, given)))
-                saver.begin(run, must=checkpoint.resume == "must")
+                saver.begin(run, record)
             stack.enter_context(engine.settings(schedules, numerics))
             engine.train_program(record, run.rules).max_traces = max_traces
             loop.train(

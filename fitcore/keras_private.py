@@ -78,6 +78,42 @@ def is_generator_adapter(adapter: Any) -> bool:
     return isinstance(adapter, GeneratorDataAdapter)
 
 
+# Datasets that open what they read when they are opened themselves (seen with TensorFlow 2.20 and 2.21), so that a shuffle below
+# draws its seed then; other kinds may do so later, as they are read.
+_OPEN_AT_ONCE = {
+    "_BatchDataset", "_ParallelBatchDataset", "_PaddedBatchDataset", "_MapDataset", "_ParallelMapDataset", "_FilterDataset",
+    "_PrefetchDataset", "_OptionsDataset", "_TakeDataset", "_TakeWhileDataset", "_SkipDataset", "_ShardDataset", "_ZipDataset",
+    "_UnbatchDataset", "_RebatchDataset", "_RestructuredDataset", "_WindowDataset", "_FlatMapDataset", "_InterleaveDataset",
+    "_ParallelInterleaveDataset", "_ScanDataset", "_IgnoreErrorsDataset", "_DenseToRaggedDataset", "_DirectedInterleaveDataset",
+    "_ModelDataset", "DatasetV1Adapter",
+}  # fmt: skip
+
+
+def shuffles_as_it_is_read(dataset: tf.data.Dataset, fused: bool = False) -> bool:
+    """Whether a shuffle in it draws a seed not only when the dataset is opened, but as it is read: below another shuffle, a
+    `repeat`, a `cache`.
+
+    Why: TensorFlow's checkpoint of an iterator doesn't bring such seeds back (2.20, 2.21), and what a dataset reads from is
+    told by private methods alone (TensorFlow >= 2.0).
+
+    Args:
+      dataset: any.
+      fused: leave aside a `repeat` right above a shuffle, which TensorFlow makes one op of; that one is saved right.
+    """
+
+    def found(dataset: Any, late: bool) -> bool:
+        kind, inputs = type(dataset).__name__, dataset._inputs()
+        if kind in ("_ShuffleDataset", "_RandomDataset") and late:
+            return True
+        if fused and not late and kind == "_RepeatDataset" and type(inputs[0]).__name__ == "_ShuffleDataset":
+            inputs = inputs[0]._inputs()
+        return any(found(each, late or kind not in _OPEN_AT_ONCE) for each in inputs)
+
+    fusion = dataset.options().experimental_optimization.shuffle_and_repeat_fusion
+    fused = fused and fusion is not False
+    return found(dataset, False)
+
+
 def py_dataset_of(adapter: Any) -> keras.utils.PyDataset | None:
     """The PyDataset that the adapter reads, None if it reads something else. Why: as above (Keras >= 3.0)."""
     return adapter.py_dataset if isinstance(adapter, PyDatasetAdapter) else None
@@ -118,6 +154,7 @@ class _Rest(keras.utils.PyDataset):
     def __init__(self, whole: keras.utils.PyDataset, order: list[int] | None, begin: int) -> None:
         super().__init__(whole.workers, whole.use_multiprocessing, whole.max_queue_size)
         self._whole, self._order, self._begin = whole, order, begin
+        self.begun = False  # whether the epoch under way has begun in this process already
 
     @property
     def num_batches(self) -> int | None:
@@ -127,7 +164,9 @@ class _Rest(keras.utils.PyDataset):
         return self._whole[self._begin + index if self._order is None else self._order[index]]
 
     def on_epoch_begin(self) -> None:
-        self._whole.on_epoch_begin()
+        if not self.begun:
+            self._whole.on_epoch_begin()
+        self.begun = False
 
     def on_epoch_end(self) -> None:
         self._whole.on_epoch_end()
@@ -149,13 +188,16 @@ def py_dataset_order(adapter: Any, random_state: Any) -> list[int] | None:
         random.setstate(kept)
 
 
-def rest_of_py_dataset(adapter: Any, order: list[int] | None, place: int) -> Any:
-    """An adapter of what is left of a pass in this order from `place` on, of the same element spec.
+def rest_of_py_dataset(adapter: Any, order: list[int] | None, place: int, begun: bool) -> Any:
+    """An adapter of what is left of a pass in this order from `place` on, of the same element spec; `begun`: the PyDataset has
+    heard already that the epoch under way began.
 
     Why: the spec is a private attribute, else made of the first batches, which would be made again (Keras >= 3.0).
     """
     whole = adapter.py_dataset
-    rest = PyDatasetAdapter(_Rest(whole, None if order is None else order[place:], place), class_weight=adapter.class_weight)
+    left = _Rest(whole, None if order is None else order[place:], place)
+    left.begun = begun
+    rest = PyDatasetAdapter(left, class_weight=adapter.class_weight)
     rest._output_signature = adapter._output_signature
     return rest
 

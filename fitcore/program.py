@@ -13,6 +13,7 @@ How many steps a call makes is an argument, not part of the graph: one trace ser
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from fitcore import keras_private
 from fitcore.data.sources import Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
+
+_DRAWS_FROM_A_GENERATOR = ("Rng", "StatefulRandom", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
 
 # What the loop hands from one step to the next, by name; most programs carry nothing.
 #   state, stopped_by   of the hooks' rules: float64 vector; int64 index of the rule that stopped, or -1
@@ -156,6 +159,19 @@ class Program:
             self._step.get_concrete_function(source.specs()[1], tf.TensorSpec([], tf.int64), _specs(carried))
         else:
             self._call_for(source, carried)
+
+    def random_ops(self, source: Source) -> list[str]:
+        """Types of those ops in the traced program that draw from a state which no variable of the model holds.
+
+        Op by op there are none: eagerly such ops take their seeds from TensorFlow's global generator.
+        """
+        call = self._compiled.get(self._key(source))
+        if call is None:
+            return []
+        graph = call.graph.as_graph_def()
+        nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+        kinds = {node.op for node in nodes if {"seed", "seed2"} <= {*node.attr} or node.op.startswith(_DRAWS_FROM_A_GENERATOR)}
+        return sorted(kinds)
 
     def _call_for(self, source: Source, carried: Carried) -> Callable[..., Any]:
         key = self._key(source)

@@ -90,10 +90,13 @@ class Validates(Protocol):
     def __call__(self, callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
         """The logs, without `val_`."""
 
-    def state(self) -> dict[str, Any]:
+    def not_exact(self) -> str | None:
+        """Why it can't go on exactly in another process, as far as can be known; None if it can."""
+
+    def state(self) -> dict[str, Any] | None:
         """How far its data have been read, as plain values."""
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Go there in another process."""
 
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.arguments import capped
-from fitcore.data import DatasetSource, Stream, make_source
+from fitcore.data import Stream, make_source
+from fitcore.data.sources import GENERATOR_NOT_EXACT, py_dataset_not_exact
 from fitcore.engine import Engine
 from fitcore.errors import NoDataError
 from fitcore.evaluation import evaluate_pass
@@ -63,17 +64,21 @@ class Validation:
             raise kind(f"`validation_data`: {error}") from error
         return Stream(source, self._steps, self._engine.steps_per_execution)
 
-    def state(self) -> dict[str, Any]:
-        """How often the data have been opened: a dataset that shuffles has another order each time."""
-        source = None if self._stream is None else self._stream.source
-        return {"opened": source.opened if isinstance(source, DatasetSource) else 0}
+    def not_exact(self) -> str | None:
+        """Why it can't go on exactly in another process, as far as can be known; None if it can."""
+        if self._stream is not None:
+            return self._stream.source.not_exact()
+        x = self._data["x"]
+        if self._by_its_own_evaluate:
+            return None if keras_private.are_arrays(x) else "the model's own `evaluate` begins them anew in another process"
+        return py_dataset_not_exact(x) if isinstance(x, keras.utils.PyDataset) else GENERATOR_NOT_EXACT
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Open the data as often as another process had."""
-        if state["opened"] == 0 or self._by_its_own_evaluate:
-            return
-        self._stream = self._stream or self._read()
-        source = self._stream.source
-        assert isinstance(source, DatasetSource)
-        while source.opened < state["opened"]:
-            source.open_pass(0)
+    def state(self) -> dict[str, Any] | None:
+        """How far the data have been read, as `Stream.state`; None before that is known."""
+        return None if self._stream is None else self._stream.state()
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Go to where another process was, between two evaluations."""
+        if state is not None:
+            self._stream = self._stream or self._read()
+            self._stream.load_state(state, within=False)

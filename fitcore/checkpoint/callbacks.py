@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 _NOT_ITS_OWN = ("model", "_model", "params", "_params", "validation_data")  # what Keras gives to every callback
 
@@ -82,7 +83,7 @@ def _is_keras(callback: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic)):
+    if value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic, tf.Tensor)):
         return True
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(held) for key, held in value.items())

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,6 +60,9 @@ class Saver:
         self._handlers: dict[int, Any] = {}
         self._process = os.getpid()
         self._validating = False
+        self._steps_seen = 0
+        self._random_ops: Callable[[], list[str]] | None = None  # of the program, once it has been traced
+        self._must = checkpoint.resume == "must"
         try:
             self._found = self._find(checkpoint.resume)
         except BaseException:
@@ -133,7 +136,9 @@ class Saver:
         """Give the run the state it was left in."""
         assert self._found is not None
         run.engine.prepare(run.stream, record, run.rules, run.rule_state())
+        self._check_random_ops()
         state.put_back(run, self._found)
+        self._steps_seen = run.curve.length
         self._found = None  # its arrays needn't be held
 
     # --- between the steps ------------------------------------------------------------------------------------------------
@@ -151,22 +156,38 @@ class Saver:
         if self._signal is not None and error[0] is None:  # it came while a recorded end was put back
             raise Preempted
 
-    def begin(self, run: Run, must: bool) -> None:
-        """Say what of this run can't be saved.
+    def begin(self, run: Run, record: Any) -> None:
+        """Say what of this run can't be saved. Random ops of its program are found out once that has been traced.
 
         Raises:
-          CheckpointError: something can't, and `must`.
+          CheckpointError: something can't, and resume="must".
         """
-        reasons = [f"`x`: {reason}" for reason in [run.stream.source.not_exact()] if reason]
+        self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
+        data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
+        reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
             reasons.append(
                 f"`callbacks`: {name} holds more than numbers, text, arrays, lists and dicts, and has no methods `state` and "
                 "`load_state`, so that is not saved"
             )
-        if reasons and must:
+        self._say_not_exact(reasons)
+
+    def _check_random_ops(self) -> None:
+        if self._random_ops is None:
+            return
+        kinds, self._random_ops = self._random_ops(), None
+        if kinds:
+            self._say_not_exact(
+                [
+                    f"`model`: the state of {', '.join(kinds)} in its step is TensorFlow's own and not saved; keras.random's ops keep it"
+                ]
+            )
+
+    def _say_not_exact(self, reasons: list[str]) -> None:
+        if reasons and self._must:
             raise CheckpointError(f'`checkpoint`: resume="must" can\'t be kept. {"; ".join(reasons)}.')
         for reason in reasons:
-            warnings.warn(f"A resumed run may differ from one that was never killed. {reason}.", stacklevel=4)
+            warnings.warn(f"A resumed run may differ from one that was never killed. {reason}.", stacklevel=5)
 
     def steps_until_due(self, done: int) -> int | None:
         """Steps to the next one after which to save; None if steps don't say."""
@@ -178,7 +199,7 @@ class Saver:
         Raises:
           Preempted: a signal came.
         """
-        due = run.curve.length % self._every == 0 if self._unit == "step" else self._seconds_are_over()
+        due = self._steps_are_over(run) if self._unit == "step" else self._seconds_are_over()
         self._save_if(due, run, IN_EPOCH)
 
     def steps_done(self, run: Run) -> None:
@@ -234,10 +255,16 @@ class Saver:
         elif due:
             self._save(run, where)
 
+    def _steps_are_over(self, run: Run) -> bool:
+        """Whether as many steps have run since it was asked last; not only at them, since an execution must be over too."""
+        before, self._steps_seen = self._steps_seen, run.curve.length
+        return before // self._every < self._steps_seen // self._every
+
     def _seconds_are_over(self) -> bool:
         return self._unit == "second" and time.monotonic() - self._last >= self._every
 
     def _save(self, run: Run, where: str) -> None:
+        self._check_random_ops()
         self._wait()  # the one before; so there is never more than one copy of the state
         self._write(run, state.take(run, where, self._store.rows))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,12 +47,15 @@ class Source(Protocol):
     def state(self, feed: Any) -> dict[str, Any]:
         """What another process needs to open this pass again: plain values and arrays."""
 
-    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+    def open_again(
+        self, state: Mapping[str, Any], pass_index: int, read: Sequence[int], within: bool, iterator: Path | None
+    ) -> Any:
         """Open a pass that was under way in another process, at its place; returns its feed.
 
         Args:
           state: what `state` gave there.
-          pass_index, place: the pass, and the place in it.
+          pass_index: the pass.
+          read: how many batches were taken from each pass that was opened there, this one being the last.
           within: whether an epoch is under way.
           iterator: TensorFlow's checkpoint of the pass's iterator, None without one.
 
@@ -125,10 +128,14 @@ class ArraySource:
         return self.num_batches is not None and place >= self.num_batches
 
     def state(self, feed: Any) -> dict[str, Any]:
+        if feed is None:
+            return {}
         order = feed[0].numpy()
         return {"digest": _digest(order)} if self.order.repeatable else {"order": order}
 
-    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+    def open_again(
+        self, state: Mapping[str, Any], pass_index: int, read: Sequence[int], within: bool, iterator: Path | None
+    ) -> Any:
         if "order" in state:
             self._opened = pass_index, tf.constant(state["order"], tf.int64)
         feed = self.open_pass(pass_index)
@@ -197,6 +204,21 @@ def without_optionals(batch: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, kinds) else leaf, batch)
 
 
+GENERATOR_NOT_EXACT = "a Python generator begins anew in another process; the batches used so far are drawn from it and dropped"
+
+
+def py_dataset_not_exact(dataset: keras.utils.PyDataset) -> str | None:
+    """Why it can't be gone on with exactly in another process, as far as can be known; None if it can."""
+    kind, base = type(dataset), keras.utils.PyDataset
+    own = (kind.on_epoch_begin, kind.on_epoch_end) != (base.on_epoch_begin, base.on_epoch_end)
+    if not own or hasattr(dataset, "load_state"):
+        return None
+    return (
+        f"what {kind.__name__}'s own on_epoch_begin or on_epoch_end changes is saved only if it has the methods `state` "
+        "and `load_state`"
+    )
+
+
 class DatasetSource:
     """Batches from a `tf.data` iterator, taken inside the compiled loop. Serves every other kind of input Keras takes.
 
@@ -210,16 +232,17 @@ class DatasetSource:
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
         self.key = ("dataset", repr(self._dataset.element_spec))
-        self.opened = 0  # passes so far: a dataset that reshuffles draws a new seed for each
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
         self._py_dataset = keras_private.py_dataset_of(adapter)
-        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws for those after it
-        # (seen with 2.20 and 2.21). So only a pass that never ends is saved so; others are read again up to their place.
-        self.has_state = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with 2.20
+        # and 2.21). So only a pass that never ends is saved so; others are opened as often as before, for each draws seeds, and
+        # read again up to their place; where seeds are drawn in reading too, so are all passes before.
+        endless = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        self.has_state = endless and not keras_private.shuffles_as_it_is_read(self._dataset, fused=True)
+        self._all_again = keras_private.is_generator_adapter(adapter) or keras_private.shuffles_as_it_is_read(self._dataset)
         self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
 
     def open_pass(self, pass_index: int) -> Any:
-        self.opened += 1
         return iter(self._dataset)
 
     def specs(self) -> tuple[Any, Any]:
@@ -234,30 +257,38 @@ class DatasetSource:
 
     def state(self, feed: Any) -> dict[str, Any]:
         own = self._py_dataset.state() if self._py_dataset is not None and hasattr(self._py_dataset, "state") else None
-        return {"opened": self.opened, "random": self._random, "own": own}
+        return {"random": self._random, "own": own}
 
-    def open_again(self, state: Mapping[str, Any], pass_index: int, place: int, within: bool, iterator: Path | None) -> Any:
+    def open_again(
+        self, state: Mapping[str, Any], pass_index: int, read: Sequence[int], within: bool, iterator: Path | None
+    ) -> Any:
         if self._py_dataset is not None:
-            return self._open_py_dataset_again(state, place, within)
-        while self.opened < max(state["opened"], 1):
+            return self._open_py_dataset_again(self._py_dataset, state, read, within)
+        feed = None
+        for i, batches in enumerate(read):
             feed = self.open_pass(pass_index)
-        if iterator is not None:
-            tf.train.Checkpoint(iterator=feed).read(str(iterator)).assert_consumed()
-        else:
-            for _ in range(place):
-                next(feed)
+            last = i == len(read) - 1
+            if last and iterator is not None:
+                tf.train.Checkpoint(iterator=feed).read(str(iterator)).assert_consumed()
+            elif last or self._all_again:
+                for _ in range(batches):
+                    next(feed, None)
         return feed
 
-    def _open_py_dataset_again(self, state: Mapping[str, Any], place: int, within: bool) -> Any:
+    def _open_py_dataset_again(
+        self, whole: keras.utils.PyDataset, state: Mapping[str, Any], read: Sequence[int], within: bool
+    ) -> Any:
         """By index: no batch that was used is made again."""
-        if state["own"] is not None and self._py_dataset is not None:
-            self._py_dataset.load_state(state["own"])
-        self.opened = state["opened"]
+        place = read[-1] if read else 0
+        if within:
+            whole.on_epoch_begin()
+        if state["own"] is not None:
+            whole.load_state(state["own"])
         if place == 0:
             return iter(self._dataset)
         self._random = state["random"]
         order = keras_private.py_dataset_order(self._adapter, self._random)
-        self._rest = keras_private.rest_of_py_dataset(self._adapter, order, place)
+        self._rest = keras_private.rest_of_py_dataset(self._adapter, order, place, begun=within)
         keras_private.use_pool(self._rest, Workers)
         if within:
             self._rest.on_epoch_begin()
@@ -265,19 +296,8 @@ class DatasetSource:
 
     def not_exact(self) -> str | None:
         if keras_private.is_generator_adapter(self._adapter):
-            return "a Python generator begins anew in another process; the batches used so far are drawn from it and dropped"
-        if self._py_dataset is None or hasattr(self._py_dataset, "load_state"):
-            return None
-        kind = type(self._py_dataset)
-        if (kind.on_epoch_begin, kind.on_epoch_end) == (
-            keras.utils.PyDataset.on_epoch_begin,
-            keras.utils.PyDataset.on_epoch_end,
-        ):
-            return None
-        return (
-            f"what {kind.__name__}'s own on_epoch_begin or on_epoch_end changes is saved only if it has the methods `state` "
-            "and `load_state`"
-        )
+            return GENERATOR_NOT_EXACT
+        return None if self._py_dataset is None else py_dataset_not_exact(self._py_dataset)
 
     def on_epoch_begin(self, new_pass: bool) -> None:
         if new_pass:

@@ -35,6 +35,7 @@ class Stream:
         self.step = 0  # next step of the epoch under way
         self.feed: Any = None  # what the pass under way is served from
         self._num_batches = source.num_batches
+        self._read: list[int] = []  # batches taken from each pass that was opened, tries in vain included
 
     def reset(self) -> None:
         """Forget the pass under way. As in Keras, a PyDataset hears of an epoch's end before its first one too.
@@ -77,6 +78,7 @@ class Stream:
     def advance(self, steps: int, place: int | None = None, rows: int | None = None) -> None:
         """Note that `steps` batches have been used; where their size may change, where the next one begins and its rows."""
         self.step += steps
+        self._read[-1] += steps
         self.place = self.place + steps if place is None else place
         self.rows = rows
 
@@ -98,6 +100,7 @@ class Stream:
         if self._num_batches is None:
             self._num_batches = self._whole_executions(self.place) + self.steps_per_execution
         _warn_out_of_data()
+        self._read[-1] += 1
         self.pass_index += 1
         self.feed = None
         self.source.on_epoch_end()
@@ -105,8 +108,8 @@ class Stream:
     def state(self) -> dict[str, Any]:
         """The place reached, and what the source needs to come back to it: plain values and arrays."""
         place = {"pass_index": self.pass_index, "place": self.place, "step": self.step, "rows": self.rows}
-        source = None if self.feed is None else self.source.state(self.feed)
-        return {**place, "num_batches": self._num_batches, "source": source}
+        passes = {"num_batches": self._num_batches, "read": list(self._read), "open": self.feed is not None}
+        return {**place, **passes, "source": self.source.state(self.feed)}
 
     def load_state(self, state: Mapping[str, Any], within: bool, iterator: Path | None = None) -> None:
         """Go to the place that a stream over the same data had reached in another process.
@@ -120,16 +123,16 @@ class Stream:
           ValueError: the data have another order here.
         """
         self.pass_index, self.place, self.step = state["pass_index"], state["place"], state["step"]
-        self.rows, self._num_batches = state["rows"], state["num_batches"]
-        self.feed = None
-        if state["source"] is not None:
-            self.feed = self.source.open_again(state["source"], self.pass_index, self.place, within, iterator)
+        self.rows, self._num_batches, self._read = state["rows"], state["num_batches"], list(state["read"])
+        feed = self.source.open_again(state["source"], self.pass_index, self._read, within, iterator)
+        self.feed = feed if state["open"] else None
 
     def _whole_executions(self, steps: int) -> int:
         return -(-steps // self.steps_per_execution) * self.steps_per_execution
 
     def _open_pass(self) -> None:
         self.place = 0
+        self._read.append(0)
         self.feed = self.source.open_pass(self.pass_index)
 
 
