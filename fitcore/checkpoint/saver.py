@@ -241,8 +241,7 @@ class Saver:
         self._wait()
         self._last, self._saved = time.monotonic(), False
         try:
-            folder = self._store.new()
-            self._save_iterator(run, folder)
+            folder = self._save_iterator(run)
         except (OSError, tf.errors.OpError) as error:
             self._tell_failure(error)
             return
@@ -258,9 +257,11 @@ class Saver:
         self._writing = threading.Thread(target=write, name="fitcore checkpoint")
         self._writing.start()
 
-    def _save_iterator(self, run: Run, folder: Path) -> None:
+    def _save_iterator(self, run: Run) -> Path | None:
+        """Begin the next checkpoint's folder with the state of the data's iterator, if that is to be saved."""
         if not run.stream.source.has_state or run.stream.feed is None:
-            return
+            return None
+        folder = self._store.new()
         try:
             tf.train.Checkpoint(iterator=run.stream.feed).write(str(folder / "data"))
         except tf.errors.FailedPreconditionError as error:  # a stateful function somewhere in it
@@ -273,6 +274,7 @@ class Saver:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        return folder
 
     def _wait(self) -> None:
         if self._writing is not None:
