@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from fitcore.checkpoint.store import Store
 from fitcore.command_line.launch import RunDirectory
 
 ARGUMENTS: dict[str, Any] = {"batch_size": 4, "epochs": 3, "verbose": 0}  # on 20 rows: 15 steps
+NOTHING: Mapping[int, Any] = {}
 
 
 class Cut(Exception):
@@ -38,7 +39,7 @@ class At(fitcore.Hook):
 
     when = fitcore.EVERY_STEP
 
-    def __init__(self, deeds: dict[int, Callable[[], Any]]) -> None:
+    def __init__(self, deeds: Mapping[int, Callable[[], Any]]) -> None:
         self.deeds = deeds
 
     def after_steps(self, view: fitcore.View) -> None:
@@ -65,7 +66,9 @@ def cut() -> None:
     raise Cut
 
 
-def train(directory: Path | None, deeds: dict[int, Any] = {}, peek: bool = False, resume: str = "auto", **more: Any) -> Any:
+def train(
+    directory: Path | None, deeds: Mapping[int, Any] = NOTHING, peek: bool = False, resume: str = "auto", **more: Any
+) -> Any:
     """Train the same model from the start, or go on: (bytes of all variables, History, bytes of the curves)."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1234)
@@ -151,9 +154,10 @@ def listing(directory: Path) -> dict[str, bytes]:
 
 def chosen(directory: Path, resume: str = "auto") -> tuple[int, str]:
     """(the step of the checkpoint a fit goes on from, what it warns of), without a step of training."""
-    with warnings.catch_warnings(record=True) as caught, pytest.raises(Cut):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(directory, peek=True, resume=resume)
+        with pytest.raises(Cut):
+            train(directory, peek=True, resume=resume)
     words = " ".join(str(each.message) for each in caught)
     path = words.partition("Going on from ")[2].partition(",")[0]
     return (int(path.rpartition("-")[2]) if path else steps_in(directory)[0]), words
@@ -215,14 +219,14 @@ def test_a_newer_format_is_refused_by_name(copy: Path) -> None:
     manifest = json.loads(path.read_text())["manifest"] | {"format": 99}
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps({"manifest": manifest, "sha256": digest}))
-    with pytest.raises(fitcore.CheckpointError, match="manifest.json is of format 99"):
+    with pytest.raises(fitcore.CheckpointError, match=r"manifest\.json is of format 99"):
         train(copy, resume="must")
     assert chosen(copy)[0] == 6
 
 
 def test_another_models_checkpoint_is_refused_and_kept(copy: Path) -> None:
     before = listing(copy)
-    with pytest.raises(fitcore.CheckpointError, match="manifest.json is of another model or optimizer: it has .* of shape"):
+    with pytest.raises(fitcore.CheckpointError, match=r"manifest\.json is of another model or optimizer: it has .* of shape"):
         train(copy, model=models.noisy)
     assert listing(copy) == before
 
@@ -246,7 +250,9 @@ def test_what_a_kill_left_half_written_or_half_deleted_is_cleared_away(copy: Pat
         train(copy, peek=True)
     assert not half.exists()
     assert train(copy) == undisturbed
-    assert not oldest.exists() and not list(copy.glob(".*")) and len(steps_in(copy)) == 3
+    assert not oldest.exists()
+    assert not list(copy.glob(".*"))
+    assert len(steps_in(copy)) == 3
 
 
 # --- no room, no permission -------------------------------------------------------------------------------------------------
@@ -296,10 +302,12 @@ def test_a_disk_that_fails_costs_no_bit_of_the_training(fault: str, disk: Path, 
     assert sorted(words.partition(" can't")[0] for words in told) == ["A checkpoint", *events]
     assert found["after"][0] in (found["before"][0], 10)  # that of step 10 was perhaps being written
     assert whole(tmp_path / "copy") == found["after"][0]
-    assert steps_in(disk / "checkpoints")[:2] == [60, 60] and not list((disk / "checkpoints").glob(".*"))
+    assert steps_in(disk / "checkpoints")[:2] == [60, 60]
+    assert not list((disk / "checkpoints").glob(".*"))
     for folder, tag in ((disk / "events/train", "step/loss"), (disk / "noise/train", "noise/trace")):
         steps = readable_steps(folder, tag)
-        assert len(steps) == len(set(steps)) and {*range(1, 11), *range(52, 61)} <= set(steps)
+        assert len(steps) == len(set(steps))
+        assert {*range(1, 11), *range(52, 61)} <= set(steps)
         assert (len(steps) < 60) == (fault == "full")  # what was lost is lost
 
 
@@ -316,9 +324,9 @@ def test_a_folder_that_cant_be_written_is_an_error_at_once(tmp_path: Path, disk:
     with read_only(tmp_path):
         with pytest.raises(OSError, match="Read-only"):
             train(tmp_path / "checkpoints", {1: cut})
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="Read-only"):
             fitcore.TensorBoard(tmp_path / "events")
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="Read-only"):
             train(None, {1: cut}, noise=fitcore.GradientNoise(directory=tmp_path / "noise"))
     (disk / "checkpoints").mkdir()
     fill(disk)
@@ -357,7 +365,8 @@ def test_history_json_of_a_launched_run_stays_when_the_disk_is_full(disk: Path) 
     fill(disk)
     with pytest.warns(UserWarning, match="history.json can't be written: .*No space"):
         run.write_histories()
-    assert (disk / "history.json").read_text() == before and sorted(os.listdir(disk)) == ["filler", "history.json"]
+    assert (disk / "history.json").read_text() == before
+    assert sorted(os.listdir(disk)) == ["filler", "history.json"]
 
 
 # --- the data's source ------------------------------------------------------------------------------------------------------

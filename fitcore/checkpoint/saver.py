@@ -17,8 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from fitcore.checkpoint import callbacks, fingerprint, state
+from fitcore.checkpoint import callbacks, state
 from fitcore.checkpoint.config import Checkpoint
+from fitcore.checkpoint.fingerprint import differences, machine, versions
 from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot
 from fitcore.checkpoint.store import CheckpointError, Saved, Store
 from fitcore.run import Run
@@ -48,7 +49,7 @@ class Saver:
     def __init__(self, checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
         self._every, self._unit = checkpoint.interval()
         self._keep = checkpoint.keep
-        self._fingerprint = fingerprint
+        self._facts = {"versions": versions(), "machine": machine(), "fingerprint": fingerprint}
         self._store = Store(checkpoint.directory)
         self._last = time.monotonic()
         self._writing: threading.Thread | None = None
@@ -117,14 +118,13 @@ class Saver:
         return found
 
     def _check(self, found: Saved, resume: str) -> None:
-        other = fingerprint.differences(found.manifest["versions"], fingerprint.versions())
-        other += fingerprint.differences(found.manifest["fingerprint"], self._fingerprint)
+        other = [each for name in ("versions", "fingerprint") for each in differences(found.manifest[name], self._facts[name])]
         if other and resume != "force":
             raise CheckpointError(
                 f"`checkpoint`: {found.path} was saved by another run: {'; '.join(other)}. To go on from it all the same, "
                 'with other bits perhaps, give resume="force".'
             )
-        other += fingerprint.differences(found.manifest["machine"], fingerprint.machine())
+        other += differences(found.manifest["machine"], self._facts["machine"])
         if other:
             warnings.warn(f"{found.path}: {'; '.join(other)}. The last bits may differ.", stacklevel=5)
 
@@ -273,18 +273,11 @@ class Saver:
         self._wait()
         self._last, self._saved = time.monotonic(), False
         try:
-            folder = self._store.new()
-            self._save_iterator(run, folder)
+            folder = self._save_iterator(run)
         except (OSError, tf.errors.OpError) as error:
             self._tell_failure(error)
             return
-        facts = {
-            **snapshot.facts,
-            "versions": fingerprint.versions(),
-            "machine": fingerprint.machine(),
-            "fingerprint": self._fingerprint,
-            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
+        facts = {**snapshot.facts, **self._facts, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
         def write() -> None:
             try:
@@ -296,9 +289,11 @@ class Saver:
         self._writing = threading.Thread(target=write, name="fitcore checkpoint")
         self._writing.start()
 
-    def _save_iterator(self, run: Run, folder: Path) -> None:
+    def _save_iterator(self, run: Run) -> Path | None:
+        """Begin the next checkpoint's folder with the state of the data's iterator, if that is to be saved."""
         if not run.stream.source.has_state or run.stream.feed is None:
-            return
+            return None
+        folder = self._store.new()
         try:
             tf.train.Checkpoint(iterator=run.stream.feed).write(str(folder / "data"))
         except tf.errors.FailedPreconditionError as error:  # a stateful function somewhere in it
@@ -311,6 +306,7 @@ class Saver:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        return folder
 
     def _wait(self) -> None:
         if self._writing is not None:

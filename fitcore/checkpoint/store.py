@@ -118,12 +118,12 @@ class Store:
         return folder
 
     def write(
-        self, folder: Path, arrays: Mapping[str, Any], host: Any, facts: Mapping[str, Any], rows: np.ndarray, keep: int
+        self, folder: Path | None, arrays: Mapping[str, Any], host: Any, facts: Mapping[str, Any], rows: np.ndarray, keep: int
     ) -> Path:
-        """Make the temporary `folder` the next checkpoint, and delete all but the newest `keep`.
+        """Make the temporary `folder`, or a new one, the next checkpoint, and delete all but the newest `keep`.
 
         Args:
-          folder: from `new`, with what is in it already.
+          folder: from `new`, with what is in it already; None: there is nothing yet.
           arrays: arrays or tensors, by name.
           host: what JSON can hold.
           facts: for the manifest, "step" among them.
@@ -132,6 +132,7 @@ class Store:
         Raises:
           OSError, tf.errors.OpError: it can't be written; then the checkpoints there are as they were, and `folder` is gone.
         """
+        folder = self.new() if folder is None else folder
         try:
             curves = self._append(rows)
             names = list(arrays)
