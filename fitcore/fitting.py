@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -103,7 +104,7 @@ def fit(
     """
     if not isinstance(model, Engine):
         check_model(model, "fit", x, validation_data)
-    given = dict(locals())
+    given, began = dict(locals()), time.time()
     check_arguments(given)
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
     schedules = named_schedules(schedule)
@@ -155,7 +156,7 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
-    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step, began=began)
     target.stop_training = False
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)

@@ -426,6 +426,12 @@ def idle_between_epochs(callback: keras.callbacks.Callback) -> bool:
     return False
 
 
+def flush_events(callback: keras.callbacks.TensorBoard) -> None:
+    """Let it write the points it holds back. Why: its writers are a private attribute (Keras >= 3.0)."""
+    for writer in callback._writers.values():
+        writer.flush()
+
+
 # --- layers -------------------------------------------------------------------------------------------------------------
 
 

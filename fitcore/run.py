@@ -121,6 +121,7 @@ class Run:
     calls: int = 0  # compiled training calls
     seen: list[int] = field(default_factory=list)  # for each hook: entries of the curve it has been shown
     started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)  # when fit was called in this process, seconds since 1970
     traces_before: int = 0
     restore: list[np.ndarray] | None = None  # weights to end with
     logs: Mapping[str, Any] = field(default_factory=dict)  # of the last step

@@ -434,7 +434,7 @@ def points(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
         events = EventAccumulator(str(directory), {"tensors": 0}).Reload()
         for tag in events.Tags()["tensors"]:
             values = [(event.step, event.tensor_proto.SerializeToString()) for event in events.Tensors(tag)]
-            if "steps_per_second" not in tag and tag != "keras":
+            if "steps_per_second" not in tag and tag not in ("keras", "custom_scalars__config__"):
                 found[f"{directory.relative_to(folder)}/{tag}"] = sorted(values)
     return found
 
@@ -451,6 +451,18 @@ def test_no_point_is_written_twice_and_none_is_missing(name: str, tmp_path: Path
     case = Case(lambda folder: arrays(model=plain_model(), validation_split=0.1) | BOARDS[name](folder), tmp_path)
     assert_survives(case, [3, EPOCH + 2, ("on_train_end", 1)])
     assert points(tmp_path / "cut0" / "written") == points(tmp_path / "undisturbed" / "written")
+
+
+def test_points_that_are_not_taken_away_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fitcore.checkpoint import events
+
+    monkeypatch.setattr(events, "cut_back", nothing)
+    case = Case(lambda folder: arrays(model=plain_model()) | BOARDS["fitcore"](folder), tmp_path)
+    case.fit("undisturbed")
+    with pytest.raises(Cut):
+        case.fit("cut", 3, {"every": "2 steps"})
+    case.fit("cut", None, {"every": "2 steps"})
+    assert points(tmp_path / "cut" / "written") != points(tmp_path / "undisturbed" / "written")
 
 
 # --- when, and what is there ----------------------------------------------------------------------------------------------

@@ -63,14 +63,13 @@ def values(rows: int, width: int, dtype: str, seed: int) -> np.ndarray:
 
 
 @st.composite
-def fits(draw: st.DrawFn) -> tuple[keras.Model, dict[str, Any]]:
-    """A model, and fit's arguments: those that Keras takes, sensible or not."""
+def fits(draw: st.DrawFn) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `model_of` takes, and fit's arguments: those that Keras takes, sensible or not; `x` perhaps as a function that makes it."""
     structure = draw(st.sampled_from(STRUCTURES))
     count = 1 if structure == "array" else 2
     # few shapes, so that models are shared: tracing one is the most of an example's time
     dtypes = tuple(draw(st.sampled_from(DTYPES if structure == "array" else ("float32", "int32"))) for _ in range(count))
     executions = draw(st.sampled_from((1, 1, 3)))
-    model = model_of(structure, dtypes, (2, 3)[:count], executions)
     rows = draw(st.integers(1, 17))
     parts = [values(rows, width, dtype, i) for i, (width, dtype) in enumerate(zip((2, 3), dtypes))]
     x: Any = {"array": lambda: parts[0], "tuple": lambda: tuple(parts), "dict": lambda: dict(zip("ab", parts))}[structure]()
@@ -97,11 +96,16 @@ def fits(draw: st.DrawFn) -> tuple[keras.Model, dict[str, Any]]:
     if draw(st.integers(0, 3)) == 0:
         arguments["sample_weight"] = values(rows, 1, draw(st.sampled_from(("float32", "float64"))), 9)[:, 0]
     if draw(st.integers(0, 3)) == 0:
-        drawn = tf.data.Dataset.from_tensor_slices((x, arguments.pop("y"))).shuffle(5).batch(arguments.pop("batch_size") or 4)
-        arguments |= {"x": drawn.repeat() if draw(st.booleans()) else drawn}
-        assume("steps_per_epoch" in arguments or drawn is arguments["x"])
+        y, size, endless = arguments.pop("y"), arguments.pop("batch_size") or 4, draw(st.booleans())
+        assume("steps_per_epoch" in arguments or not endless)
+        arguments["x"] = functools.partial(shuffled, x, y, size, endless)
         arguments.pop("sample_weight", None)
-    return model, arguments
+    return (structure, dtypes, (2, 3)[:count], executions), arguments
+
+
+def shuffled(x: Any, y: Any, size: int, endless: bool) -> tf.data.Dataset:
+    made = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(5).batch(size)
+    return made.repeat() if endless else made
 
 
 def trained(fit: Any, model: keras.Model, start: list[np.ndarray], arguments: dict[str, Any]) -> Any:
@@ -111,18 +115,21 @@ def trained(fit: Any, model: keras.Model, start: list[np.ndarray], arguments: di
         variable.assign(value)
     keras.utils.set_random_seed(SEED)
     model.stop_training = False
+    x = arguments["x"]
     try:
-        history = fit(**arguments)
+        history = fit(**arguments | {"x": x() if callable(x) else x})
     except (ValueError, TypeError) as error:
         return error
     return [variable.numpy().tobytes() for variable in variables], plain(history.history)
 
 
-def agree(model: keras.Model, arguments: dict[str, Any]) -> None:
+def agree(parts: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+    model = model_of(*parts)
     model.optimizer.build(model.trainable_variables)
     model.evaluate(keras.tree.map_structure(lambda each: np.ones((1, *each.shape[1:]), each.dtype), model.input), np.ones((1, 1)), verbose=0)
     variables = [*model.variables, *model.optimizer.variables, *(v for metric in model.metrics for v in metric.variables)]
     start = [variable.numpy() for variable in variables]
+    note(repr(parts))
     note(repr({name: value for name, value in arguments.items() if name not in ("x", "y", "sample_weight")}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,14 +146,14 @@ def agree(model: keras.Model, arguments: dict[str, Any]) -> None:
 
 @examples(12)
 @given(fits())
-def test_fitcore_trains_as_keras_does_or_refuses_as_it_does(drawn: tuple[keras.Model, dict[str, Any]]) -> None:
+def test_fitcore_trains_as_keras_does_or_refuses_as_it_does(drawn: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     agree(*drawn)
 
 
 @pytest.mark.slow
 @examples(80)
 @given(fits())
-def test_more_fits(drawn: tuple[keras.Model, dict[str, Any]]) -> None:
+def test_more_fits(drawn: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     agree(*drawn)
 
 
@@ -193,7 +200,6 @@ def cut_fits(draw: st.DrawFn) -> tuple[Any, list[int], str]:
     more: dict[str, Any] = {"epochs": draw(st.integers(1, 3))}
     kind = draw(st.sampled_from(("arrays", "dataset", "dataset", "py_dataset")))
     executions = draw(st.sampled_from((1, 1, 3)))
-    model = model_of("array", ("float32",), (2,), executions)
     if draw(st.booleans()):
         more["steps_per_epoch"] = draw(st.integers(1, 7))
     pipeline = draw(st.sampled_from(PIPELINES))
@@ -212,7 +218,7 @@ def cut_fits(draw: st.DrawFn) -> tuple[Any, list[int], str]:
         validation = "sb"
 
     def make(folder: Path) -> dict[str, Any]:
-        arguments = {"model": model, "x": x, "y": y, **more}
+        arguments = {"model": model_of("array", ("float32",), (2,), executions), "x": x, "y": y, **more}
         if kind == "dataset":
             arguments |= {"x": dataset(x, y, pipeline), "y": None}
         elif kind == "py_dataset":

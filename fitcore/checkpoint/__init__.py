@@ -5,6 +5,7 @@ saver.py        when to save, and where a run goes on: what the outer loop calls
 state.py        a run's state, taken and put back
 store.py        a folder of checkpoints: whole or not there, checked, locked, pruned
 callbacks.py    what Keras's callbacks hold
+events.py       TensorBoard's event files
 randomness.py   global random generators
 fingerprint.py  what must be alike to go on
 plain.py        nested state as JSON and arrays

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitcore import keras_private
+
 _NOT_ITS_OWN = ("model", "_model", "params", "_params", "validation_data")  # what Keras gives to every callback
 
 
@@ -24,6 +26,8 @@ def state(callback: keras.callbacks.Callback) -> Any:
         return callback.state()
     if not _is_keras(callback):
         return None
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        keras_private.flush_events(callback)
     held = {name: value for name, value in vars(callback).items() if name not in _NOT_ITS_OWN and _is_plain(value)}
     if isinstance(callback, keras.callbacks.CSVLogger):
         held["bytes"] = os.path.getsize(callback.filename) if os.path.exists(callback.filename) else 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fitcore.checkpoint import callbacks, fingerprint, state
+from fitcore.checkpoint import callbacks, events, fingerprint, state
 from fitcore.checkpoint.config import Checkpoint
 from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot
 from fitcore.checkpoint.store import CheckpointError, Saved, Store
@@ -150,11 +150,15 @@ class Saver:
         self._store.close()
 
     def begin(self, run: Run, record: Any) -> None:
-        """Say what of this run can't be saved. Random ops of its program are found out once that has been traced.
+        """Take away what was written behind the checkpoint, and say what of this run can't be saved. Random ops of its program are found out once that has been traced.
 
         Raises:
           CheckpointError: something can't, and resume="must".
         """
+        if self.where != FINISHED:
+            before = self._store.owner_before
+            sizes = [] if self._found is None else self._found.host["events"]
+            events.cut_back(events.folders(run), sizes, None if before is None else events.Owner(*before), run.began)
         self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
         data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
         reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]

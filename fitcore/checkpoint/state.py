@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fitcore.checkpoint import callbacks, plain, randomness
+from fitcore.checkpoint import callbacks, events, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
 from fitcore.run import Run
 
@@ -56,6 +56,7 @@ def take(run: Run, where: str, rows_saved: int) -> Snapshot:
         "run": run.host_state(),
         "callbacks": [callbacks.state(each) for each in run.callbacks.callbacks],
         "random": randomness.state(),
+        "events": events.sizes(events.folders(run)),  # after the callbacks' state, which makes them write what they hold
     }
     host, arrays = plain.split(held, "host")
     facts = {

@@ -38,7 +38,7 @@ class NoiseEvents(Hook):
     when = RETURNS
 
     def __init__(self, directory: str | os.PathLike[str], config: GradientNoise, probe: Probe) -> None:
-        self._folder = os.path.join(os.fspath(directory), "train")
+        self.event_folder = self._folder = os.path.join(os.fspath(directory), "train")
         self._config, self._probe = config, probe
         self._file: Any = None
         self._rows: list[np.ndarray] = []  # what the running averages still remember, and then what is new
@@ -56,6 +56,13 @@ class NoiseEvents(Hook):
         if self._file is not None:
             self._file.close()
         self._file, self._rows = None, []
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "rows": self._rows}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._rows = state["rows"]
 
     def _write(self, view: View) -> None:
         new = view.records.get("noise", np.empty(0))

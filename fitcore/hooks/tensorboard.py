@@ -52,6 +52,7 @@ class TensorBoard(Hook):
         os.makedirs(self.directory, exist_ok=True)
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "No permission to write TensorBoard events in", self.directory)
+        self.event_folder = self.directory
         self._running = tuple(running)
         self.record = (*record, *self._running)
         self._files: dict[str, EventFile] = {}
@@ -80,6 +81,13 @@ class TensorBoard(Hook):
         for file in self._files.values():
             file.close()
         self._files, self._learning_rate = {}, None
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "learning_rate": self._learning_rate}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._learning_rate = state["learning_rate"]
 
     def _write_steps(self, view: View) -> None:
         for name in self.record:
