@@ -1,4 +1,4 @@
-"""A fit that is cut and started again, beside the same one undisturbed: what test_checkpoint.py and test_properties.py share."""
+"""A fit that is cut and started again, beside the same one undisturbed; for test_checkpoint.py and test_properties.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Case:
     Args:
       make: fit's arguments, all new but the model.
       folder: for checkpoints and all else that is written.
-      fresh: `make` makes a new model for each fit, as another process would; else its variables are put back, which saves tracing.
+      fresh: `make` makes a new model for each fit, as another process would; else its variables are put back: no new tracing.
       seeded: set all seeds before each fit; else the model is left as it is too.
     """
 
@@ -105,7 +105,11 @@ class Case:
         if id(self._model) not in _starts:
             before = {id(variable): variable.numpy() for variable in all_variables(self._model)}
             (folder / "first").mkdir()
-            fitcore.fit(**{"verbose": 0} | self._make(folder / "first") | {"epochs": 1, "initial_epoch": 0, "hooks": [], "callbacks": []})
+            fitcore.fit(
+                **{"verbose": 0}
+                | self._make(folder / "first")
+                | {"epochs": 1, "initial_epoch": 0, "hooks": [], "callbacks": []}
+            )
             values = [before.get(id(variable), variable.numpy()) for variable in all_variables(self._model)]
             _starts[id(self._model)] = (self._model, values)
         for variable, value in zip(all_variables(self._model), _starts[id(self._model)][1]):

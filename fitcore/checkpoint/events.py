@@ -1,4 +1,4 @@
-"""TensorBoard's event files: what a killed process wrote behind its last checkpoint is taken away, so no point is there twice."""
+"""TensorBoard's event files: what a killed process wrote behind its last checkpoint is taken away."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sizes(folders: Sequence[Path]) -> list[dict[str, int]]:
 
 
 def cut_back(folders: Sequence[Path], sizes: Sequence[Mapping[str, int]], owner: Owner | None, now: float) -> None:
-    """Cut files to what they were, and delete those that `owner` began later. Nobody else's are touched, nor any begun by `now`.
+    """Cut files to what they were, and delete those that `owner` began later; but none that this fit writes.
 
     Args:
       folders: as they were, in their order.

@@ -150,7 +150,9 @@ class Saver:
         self._store.close()
 
     def begin(self, run: Run, record: Any) -> None:
-        """Take away what was written behind the checkpoint, and say what of this run can't be saved. Random ops of its program are found out once that has been traced.
+        """Take away events behind the checkpoint, and say what of this run can't be saved.
+
+        Random ops of its program are found out once that has been traced.
 
         Raises:
           CheckpointError: something can't, and resume="must".
@@ -172,7 +174,7 @@ class Saver:
         kinds, self._random_ops = self._random_ops(), None
         if kinds:
             self._say_not_exact(
-                [f"`model`: the state of {', '.join(kinds)} in its step is TensorFlow's own and not saved; keras.random's ops keep it"]
+                [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"]
             )
 
     def _say_not_exact(self, reasons: list[str]) -> None:

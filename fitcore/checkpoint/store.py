@@ -90,7 +90,9 @@ class Store:
         _held.add(self._key)
         self._lock.seek(0)
         before = self._lock.read().strip()
-        self.owner_before = (int(before), os.fstat(self._lock.fileno()).st_mtime) if before.isdigit() else None  # (pid, its start)
+        self.owner_before = (
+            (int(before), os.fstat(self._lock.fileno()).st_mtime) if before.isdigit() else None
+        )  # (pid, its start)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

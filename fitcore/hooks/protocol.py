@@ -130,8 +130,8 @@ class Hook:
         mapping from names to recorders.
       changes: names of the settings it changes by `Set`, if "batch_size" is among them.
       in_loop: a rule that decides after each step inside the compiled loop. A fit measures the gradient noise if it reads that.
-      event_folder: where it writes TensorBoard's event files: when a fit goes on from a checkpoint, what was written there behind it
-        is cut off. None: nowhere.
+      event_folder: where it writes TensorBoard's event files, None if nowhere: when a fit goes on from a checkpoint, what was
+        written there behind it is cut off.
       kept: the weights that `Keep` kept, arrays in the order of `model.get_weights()`.
       loop_state: the rule's state, brought up to date after each compiled call; None before the first. It lives as long as
         the hook does: over repeated fits the rule goes on from it.
