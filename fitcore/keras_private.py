@@ -78,8 +78,8 @@ def is_generator_adapter(adapter: Any) -> bool:
     return isinstance(adapter, GeneratorDataAdapter)
 
 
-# Datasets that open what they read when they are opened themselves (seen with TensorFlow 2.20 and 2.21), so that a shuffle below
-# draws its seed then; other kinds may do so later, as they are read.
+# Datasets that open what they read when they are opened themselves (seen with TensorFlow 2.20 and 2.21), so that a shuffle
+# below draws its seed then; other kinds may do so later, as they are read.
 _OPEN_AT_ONCE = {
     "_BatchDataset", "_ParallelBatchDataset", "_PaddedBatchDataset", "_MapDataset", "_ParallelMapDataset", "_FilterDataset",
     "_PrefetchDataset", "_OptionsDataset", "_TakeDataset", "_TakeWhileDataset", "_SkipDataset", "_ShardDataset", "_ZipDataset",

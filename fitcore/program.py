@@ -91,7 +91,7 @@ class Program:
         self._compiled_results = tf.function(results, autograph=False)
         self._eager_step = step
         self._run_eagerly = run_eagerly
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
@@ -173,7 +173,7 @@ class Program:
         kinds = {node.op for node in nodes if {"seed", "seed2"} <= {*node.attr} or node.op.startswith(_DRAWS_FROM_A_GENERATOR)}
         return sorted(kinds)
 
-    def _call_for(self, source: Source, carried: Carried) -> Callable[..., Any]:
+    def _call_for(self, source: Source, carried: Carried) -> Any:
         key = self._key(source)
         if key not in self._compiled:
             self._compiled[key] = self._trace(source, _specs(carried))

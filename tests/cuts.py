@@ -1,8 +1,9 @@
-"""A fit that is cut and started again, beside the same one undisturbed: what test_checkpoint.py and test_properties.py share."""
+"""A fit that is cut and started again, beside the same one undisturbed; for test_checkpoint.py and test_properties.py."""
 
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Case:
     Args:
       make: fit's arguments, all new but the model.
       folder: for checkpoints and all else that is written.
-      fresh: `make` makes a new model for each fit, as another process would; else its variables are put back, which saves tracing.
+      fresh: `make` makes a new model for each fit, as another process would; else its variables are put back: no new tracing.
       seeded: set all seeds before each fit; else the model is left as it is too.
     """
 
@@ -180,6 +181,7 @@ def assert_survives(case: Case, *cuts: Where, again: bool = False, **checkpoint:
                 case.fit(f"cut{i}", where, checkpoint)
             except Cut:
                 was_cut = True
+            gc.collect()  # what holds files open in a process ends with it
             assert was_cut, f"not cut at {where}"
         got = case.fit(f"cut{i}", None, checkpoint)
         assert differing(want, got) == [], f"cut at {cut}"

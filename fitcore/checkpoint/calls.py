@@ -158,9 +158,9 @@ def _same_start(path: Path) -> None:
             randomness.load_state(plain.join(json.loads(held["host"].item()), held))
         return
     host, arrays = plain.split(randomness.state(), "random")
-    held: dict[str, Any] = {"host": np.array(json.dumps(host)), **arrays}
+    contents: dict[str, Any] = {"host": np.array(json.dumps(host)), **arrays}
     data = io.BytesIO()
-    np.savez(data, **held)
+    np.savez(data, **contents)
     _write(path, data.getvalue())
 
 

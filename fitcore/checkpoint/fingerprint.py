@@ -50,7 +50,7 @@ def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str
       given: fit's arguments, by name.
     """
     optimizer = engine.parts.optimizer
-    config = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    config = _unnamed(optimizer.get_config()) if isinstance(optimizer, keras.optimizers.Optimizer) else {}
     return {
         **{name: words(given[name]) for name in _AS_THEY_ARE},
         **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
@@ -109,6 +109,13 @@ def words(value: Any) -> Any:
         fields = {field.name: words(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _unnamed(config: Any) -> Any:
+    """A config without names: Keras numbers them through a process."""
+    if not isinstance(config, Mapping):
+        return config
+    return {key: _unnamed(value) for key, value in config.items() if key != "name"}
 
 
 def differences(saved: Any, now: Any, name: str = "") -> list[str]:

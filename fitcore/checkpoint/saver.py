@@ -178,9 +178,7 @@ class Saver:
         kinds, self._random_ops = self._random_ops(), None
         if kinds:
             self._say_not_exact(
-                [
-                    f"`model`: the state of {', '.join(kinds)} in its step is TensorFlow's own and not saved; keras.random's ops keep it"
-                ]
+                [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"]
             )
 
     def _say_not_exact(self, reasons: list[str]) -> None:

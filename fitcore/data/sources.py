@@ -234,9 +234,9 @@ class DatasetSource:
         self.key = ("dataset", repr(self._dataset.element_spec))
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
         self._py_dataset = keras_private.py_dataset_of(adapter)
-        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with 2.20
-        # and 2.21). So only a pass that never ends is saved so; others are opened as often as before, for each draws seeds, and
-        # read again up to their place; where seeds are drawn in reading too, so are all passes before.
+        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with
+        # 2.20 and 2.21). So only an endless pass is saved so; others are opened as often as before, for each draws seeds,
+        # and read again up to their place; where seeds are drawn in reading too, so are all passes before.
         endless = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         self.has_state = endless and not keras_private.shuffles_as_it_is_read(self._dataset, fused=True)
         self._all_again = keras_private.is_generator_adapter(adapter) or keras_private.shuffles_as_it_is_read(self._dataset)

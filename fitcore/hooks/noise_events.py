@@ -60,6 +60,13 @@ class NoiseEvents(Hook):
             self._file.close()
         self._file, self._rows = None, []
 
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "rows": self._rows}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._rows = state["rows"]
+
     def _write(self, view: View) -> None:
         new = view.records.get("noise", np.empty(0))
         if not len(new):

@@ -81,6 +81,13 @@ class TensorBoard(Hook):
             file.close()
         self._files, self._learning_rate = {}, None
 
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "learning_rate": self._learning_rate}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._learning_rate = state["learning_rate"]
+
     def _write_steps(self, view: View) -> None:
         for name in self.record:
             if name in view.records:
