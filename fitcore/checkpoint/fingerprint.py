@@ -50,7 +50,8 @@ def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str
       given: fit's arguments, by name.
     """
     optimizer = engine.parts.optimizer
-    config = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    config = dict(optimizer.get_config()) if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    config.pop("name", None)  # numbered through a process
     return {
         **{name: words(given[name]) for name in _AS_THEY_ARE},
         **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
