@@ -11,6 +11,7 @@ fitcore_terminal.py says which lines, and how to see them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 import keras
 
 from fitcore import keras_private
-from fitcore.checkpoint import Calls, CheckpointError, Folders, leave_when_preempted
+from fitcore.checkpoint import Calls, CheckpointError, Folders, leaving_when_preempted
 from fitcore.checkpoint.config import RESUME
 from fitcore.command_line.registry import make
 from fitcore.hooks import Hook, TensorBoard
@@ -59,15 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError, CheckpointError) as error:
         parser.error(f"--checkpoint_dir: {error}")
-    if calls is not None:
-        leave_when_preempted()
 
     sys.argv = [options.script, *options.args]
     sys.path[0] = os.path.dirname(os.path.abspath(options.script))
     hooks, noise = observers_in(options.logdir, options.noise) if options.logdir else (None, None)
     patch = patch_keras(hooks, noise, None if calls is None else calls.call)
     try:
-        runpy.run_path(options.script, run_name="__main__")
+        with contextlib.nullcontext() if calls is None else leaving_when_preempted():
+            runpy.run_path(options.script, run_name="__main__")
     finally:
         sys.stdout.flush()
         print(account(patch, calls), file=sys.stderr)

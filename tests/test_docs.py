@@ -23,7 +23,8 @@ def blocks():
 
 
 @pytest.mark.parametrize("code", blocks())
-def test_runs(code, monkeypatch):
+def test_runs(code, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3, "softmax")])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])

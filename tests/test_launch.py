@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ import fitcore
 from fitcore.command_line import launch
 
 EPOCHS = flags.DEFINE_integer("epochs", 2, "Passes over the points.", lower_bound=1)
+KILL_AT = flags.DEFINE_integer("kill_at", None, "Kill the process after this many steps of the second fit, once.")
 NOTE = flags.DEFINE_string("note", None, "Words.")
 INTERRUPT_AT = flags.DEFINE_integer("interrupt_at", None, "Press Ctrl-C after this many steps of the second fit.")
 
@@ -43,15 +45,25 @@ class CtrlC(fitcore.Hook):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class KillOnce(fitcore.Hook):
+    when = fitcore.EVERY_STEP
+
+    def after_steps(self, view):
+        if view.step == KILL_AT.value and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(run):
     print("training", flush=True)
     x = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
-    for name, hooks in (("one", []), ("two", [CtrlC()] if INTERRUPT_AT.value else [])):
+    for name, hooks in (("one", []), ("two", [CtrlC(), KillOnce()] if INTERRUPT_AT.value or KILL_AT.value else [])):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
         model.compile("adam", "mse")
         history = fitcore.fit(
             model, x, x[:, :1], batch_size=3, epochs=EPOCHS.value, verbose=run.verbose,
             callbacks=[run.history(name)], hooks=[fitcore.TensorBoard(run.path / name), *hooks],
+            checkpoint=run.checkpoint(name),
         )
     print("several steps per call:", history.account["calls"] < history.account["steps"])
     return {"weights_sha256": launch.weights_sha256(model)}
@@ -149,6 +161,28 @@ def test_ctrl_c_leaves_what_there_is_and_no_traceback(line, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
+def test_a_killed_run_goes_on_when_it_is_launched_again(line, tmp_path):
+    command = ("--epochs=3", "--kill_at=7", "--checkpoint_every=2 steps", "--logdir=run")
+    assert line(*command).returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "result.json").exists()
+    other = line(*command, "--epochs=4")
+    assert other.returncode == 1
+    assert "this holds a run with other flags. There: --epochs=3, here: --epochs=4." in other.stderr
+    ended = line(*command)
+    assert ended.returncode == 0, ended.stderr
+    undisturbed = line(*command[:-1], "--logdir=undisturbed")  # the file "killed" is there
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for name in ("result.json", "history.json", "flags.txt"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    first, last = load(tmp_path / "run" / "environment.json")["starts"]
+    assert first["started"] < last["started"]
+    assert (first["started"], first["command"]) == tuple(
+        load(tmp_path / "run" / "environment.json")[name] for name in ("started", "command")
+    )
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["lock", "one", "two"]
+
+
 def test_wrong_flags_are_named(launched):
     status, _, err = launched(never, "--sede=3")
     assert (status, "Unknown command line flag 'sede'" in err) == (1, True)
@@ -187,6 +221,64 @@ def test_no_run_is_overwritten(launched, tmp_path, monkeypatch):
     (experiment,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in experiment.iterdir()} == {"now", "now_2", "now_3"}
     assert all(load(path / "result.json")["path"].endswith(path.name) for path in experiment.iterdir())
+
+
+def test_a_run_goes_on_only_with_checkpoints_and_the_same_flags(launched, tmp_path):
+    histories = []
+
+    def main(run, epochs=2):
+        x = np.ones((4, 3), "float32")
+        arguments = {"epochs": epochs, "callbacks": [run.history("fit")], "checkpoint": run.checkpoint("fit")}
+        histories.append(fitcore.fit(linear(), x, x[:, :1], verbose=0, **arguments).history)
+        with pytest.raises(ValueError, match="'fit'"):
+            run.checkpoint("fit")
+
+    directory, saving = f"--logdir={tmp_path / 'run'}", ("--checkpoint_every=1 epoch", "--nodeterministic")
+    status, _, err = launched(never, directory, *saving, "--resume=must")
+    assert (status, "--resume=must: there is no run to go on with" in err) == (1, True)
+    assert not (tmp_path / "run").exists()
+    assert launched(main, directory, *saving)[0] == 0
+    assert launched(main, directory, *saving, "--resume=must")[0] == 0
+    assert histories[0] == histories[1]
+    assert len(load(tmp_path / "run" / "history.json")["fit"]["history"]["loss"]) == 2
+
+    for different in ((*saving, "--resume=never"), saving[1:]):
+        status, _, err = launched(never, directory, *different)
+        assert (status, "this holds a run already" in err) == (1, True)
+    status, _, err = launched(never, directory, *saving, "--seed=3")
+    assert (status, "There: --seed=0, here: --seed=3. It goes on only with the same" in err) == (1, True)
+    status, _, err = launched(main, directory, *saving, "--verbose=2", "--resume=force")
+    assert (status, "here: --verbose=2. It goes on all the same" in err) == (0, True)
+    status, _, err = launched(lambda run: main(run, epochs=3), directory, *saving)
+    assert (status, "`epochs` was 2, is 3" in err) == (1, True)
+    status, _, err = launched(never, "--checkpoint_every=often")
+    assert (status, 'must be like "500 steps"' in err) == (1, True)
+
+
+def test_a_preempted_run_leaves_its_history_and_says_how_to_go_on(launched, tmp_path):
+    class Preempt(fitcore.Hook):
+        when = fitcore.every(3)
+
+        def after_steps(self, view):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def main(run, hooks=(), between=False):
+        x = np.ones((4, 3), "float32")
+        if between:
+            os.kill(os.getpid(), signal.SIGTERM)
+        arguments = {"callbacks": [run.history("fit")], "checkpoint": run.checkpoint("fit"), "hooks": hooks}
+        fitcore.fit(linear(), x, x[:, :1], batch_size=2, epochs=4, verbose=0, **arguments)
+
+    directory = f"--logdir={tmp_path / 'run'}"
+    saving = ("--checkpoint_every=100 steps", "--nodeterministic")
+    status, _, err = launched(lambda run: main(run, [Preempt()]), directory, *saving)
+    assert (status, "SIGTERM: saved after step 3" in err) == (75, True)
+    assert "The run goes on by python " in err
+    assert f" --flagfile={tmp_path}/run/flags.txt {directory}\n" in err
+    assert len(load(tmp_path / "run" / "history.json")["fit"]["history"]["loss"]) == 1
+    assert launched(lambda run: main(run, between=True), f"--logdir={tmp_path / 'other'}", *saving)[0] == 75
+    _, _, err = launched(lambda run: None, f"--logdir={tmp_path / 'unused'}", *saving)
+    assert "--checkpoint_every was given, but the experiment never asked for it" in err
 
 
 def test_exit_status_and_history_after_a_failure(launched, tmp_path):

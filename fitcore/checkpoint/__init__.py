@@ -14,7 +14,7 @@ plain.py        nested state as JSON and arrays
 
 from fitcore.checkpoint.calls import Calls
 from fitcore.checkpoint.config import Checkpoint
-from fitcore.checkpoint.folders import Folders, leave_when_preempted
+from fitcore.checkpoint.folders import Folders, leaving_when_preempted
 from fitcore.checkpoint.saver import PREEMPTED, Preempted, Saver
 from fitcore.checkpoint.store import CheckpointError, CheckpointInUseError
 
@@ -27,5 +27,5 @@ __all__ = [
     "Folders",
     "Preempted",
     "Saver",
-    "leave_when_preempted",
+    "leaving_when_preempted",
 ]

@@ -154,8 +154,8 @@ def _digest(head: bytes, arrays: Any) -> str:
 def _same_start(path: Path) -> None:
     """Take up the random state that is kept there, or keep the one there is."""
     if path.exists():
-        with np.load(path, allow_pickle=False) as held:
-            randomness.load_state(plain.join(json.loads(held["host"].item()), held))
+        with np.load(path, allow_pickle=False) as kept:
+            randomness.load_state(plain.join(json.loads(kept["host"].item()), kept))
         return
     host, arrays = plain.split(randomness.state(), "random")
     contents: dict[str, Any] = {"host": np.array(json.dumps(host)), **arrays}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -65,10 +67,15 @@ class Folders:
         self._lock.close()
 
 
-def leave_when_preempted() -> None:
-    """From here on SIGTERM ends this process with status 75 between fits too: what has finished is saved."""
+@contextlib.contextmanager
+def leaving_when_preempted() -> Iterator[None]:
+    """Within it SIGTERM ends the process with status 75 between fits too: what has finished is saved."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise Preempted
 
-    signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

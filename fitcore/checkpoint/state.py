@@ -113,9 +113,9 @@ def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:
 
 
 def _last(name: str) -> tuple[str, str]:
-    """(group and index, last part) of a variable's name."""
+    """(group and index, last part) of a variable's name, that of an optimizer's with the layer's in it; without numbers."""
     group, index, path = name.split("/", 2)
-    return f"{group}/{index}", re.sub(r"_\d+$", "", path.rpartition("/")[2])
+    return f"{group}/{index}", re.sub(r"_\d+(?=_|$)", "", path.rpartition("/")[2])
 
 
 def _tensor(variable: Any) -> tf.Tensor:

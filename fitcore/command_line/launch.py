@@ -25,16 +25,18 @@ exist.
 
 A run's directory, runs/NAME/<date and time> unless --logdir says otherwise, holds
     flags.txt         every flag's value, a flagfile: python -m experiments.NAME --flagfile=<it> does the same run again
-    environment.json  versions, devices, seed, determinism, command line, git commit
+    environment.json  versions, devices, seed, determinism, command line, git commit; and when and how it was started each time
     history.json      by name of the fit: its History, its curves per step, and a digest of every variable per epoch; after a
                       stop, an error and Ctrl-C too
     result.json       what `main` returned; only if it did. Measured times have a name with "seconds" in it, so that
                       python -m fitcore.verify DIRECTORY, which does the run again and compares, leaves them out
+    checkpoints/NAME/ of the fit so called, with --checkpoint_every: the same command with the same --logdir goes on from there
 and whatever the experiment writes there, such as TensorBoard's events.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -58,13 +60,17 @@ import tensorflow as tf
 from absl import app
 from absl import flags as absl_flags
 
+from fitcore.checkpoint import Checkpoint, CheckpointError, Folders, Preempted, leaving_when_preempted
+from fitcore.checkpoint.config import RESUME
 from fitcore.command_line import registry, spec_flags
 from fitcore.command_line.digests import DigestingHistory
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 
 _LOGDIR = absl_flags.DEFINE_string(
-    "logdir", None, "Folder the run is written into; it must not hold a run yet. Default: runs/<experiment>/<date and time>."
+    "logdir",
+    None,
+    "Folder the run is written into; it must not hold another run yet. Default: runs/<experiment>/<date and time>.",
 )
 _SEED = absl_flags.DEFINE_integer(
     "seed", 0, "Seed of Python's, NumPy's and TensorFlow's random numbers.", lower_bound=0, upper_bound=2**32 - 1
@@ -78,8 +84,32 @@ _VERBOSE = absl_flags.DEFINE_enum(
     ["auto", "0", "1", "2"],
     "As in fit: 0 silent, 1 a progress bar, 2 a line per epoch, auto a bar on a terminal and nothing in a pipe.",
 )
-_COMMON = (_LOGDIR, _SEED, _DETERMINISTIC, _VERBOSE)
-_NOT_IN_FLAGFILE = ("logdir", "flagfile")  # a relaunch gets a directory of its own
+_CHECKPOINT_EVERY = absl_flags.DEFINE_string(
+    "checkpoint_every",
+    None,
+    'Save each fit that often: "500 steps", "2 epochs" or "600 seconds". After a kill the same command with the same --logdir '
+    "goes on, and ends with the same bits. Default: never.",
+)
+_RESUME = absl_flags.DEFINE_enum(
+    "resume",
+    "auto",
+    RESUME,
+    "With --checkpoint_every, whether to go on from what --logdir holds: if there is something, must, never; or, by force, "
+    "also where flags or versions differ.",
+)
+
+
+def _is_interval(every: str | None) -> bool:
+    try:
+        return every is None or bool(Checkpoint("", every))
+    except ValueError as error:
+        raise absl_flags.ValidationError(str(error)) from error
+
+
+absl_flags.register_validator("checkpoint_every", _is_interval)
+
+_COMMON = (_LOGDIR, _SEED, _DETERMINISTIC, _VERBOSE, _CHECKPOINT_EVERY, _RESUME)
+_NOT_IN_FLAGFILE = ("logdir", "flagfile", "resume")  # a relaunch gets a directory of its own
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it: 128 + SIGINT
 
@@ -102,8 +132,10 @@ class RunDirectory:
     seed: int = 0
     verbose: int = 0
     specs: Mapping[str, Any] = field(default_factory=dict)
+    _folders: Folders | None = None
     _histories: dict[str, DigestingHistory] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
+    _saved: set[str] = field(default_factory=set)
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """A new optimizer as --optimizer says, one for each model."""
@@ -129,7 +161,8 @@ class RunDirectory:
 
     def unused(self) -> list[str]:
         """Names of the flags that were given and never asked for by one of the methods above."""
-        return [name for name, spec in self.specs.items() if spec and name not in self._used]
+        unused = [name for name, spec in self.specs.items() if spec and name not in self._used]
+        return [*unused, *(["checkpoint_every"] if self._folders is not None and not self._saved else [])]
 
     def _schedules(self) -> dict[str, Any]:
         return spec_flags.schedules_of(self._spec("schedule") or ())
@@ -152,6 +185,17 @@ class RunDirectory:
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
         self._histories[name] = DigestingHistory()
         return self._histories[name]
+
+    def checkpoint(self, name: str) -> Checkpoint | None:
+        """fit's `checkpoint` for one fit, in the folder checkpoints/NAME of the run; None without --checkpoint_every.
+
+        Raises:
+          ValueError: if `name` was given before.
+        """
+        if name in self._saved:
+            raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
+        self._saved.add(name)
+        return None if self._folders is None else self._folders.of(name)
 
     def write_histories(self) -> None:
         """Write history.json with what the fits have left so far."""
@@ -177,7 +221,8 @@ def run(
     """Parse the flags, run `main` in a new run directory, and exit.
 
     The exit status is 0; 1 for a wrong flag, an unwritable directory, an error, or a result whose "passed" is false (for
-    experiments that check something); 130 after Ctrl-C.
+    experiments that check something); 130 after Ctrl-C; with --checkpoint_every 75 after SIGTERM, and after Ctrl-C in a fit
+    that is saved.
 
     Args:
       main: the experiment. What it returns is written to result.json.
@@ -229,26 +274,73 @@ def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tup
         spec_flags.schedules_of(specs.get("schedule") or ())
     except ValueError as error:
         sys.exit(f"--schedule: {error}")
-    directory = _new_directory(_LOGDIR.value)
+    directory = _directory(_LOGDIR.value)
     verbose = int(sys.stdout.isatty()) if _VERBOSE.value == "auto" else int(_VERBOSE.value)
-    run = RunDirectory(directory, _SEED.value, verbose, specs)
+    folders = None if _CHECKPOINT_EVERY.value is None else _folders_in(directory / "checkpoints")
+    run = RunDirectory(directory, _SEED.value, verbose, specs, folders)
     keras.utils.set_random_seed(run.seed)
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
-    _write_json(directory / "environment.json", _environment())
+    _note_start(directory / "environment.json")
+    again = f"{_command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}"
     try:
-        result = main(run)
+        with contextlib.nullcontext() if folders is None else leaving_when_preempted():
+            result = main(run)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What was recorded so far is in {directory}", file=sys.stderr)
         return INTERRUPTED
+    except Preempted:
+        print(f"The run goes on by {again} --logdir={shlex.quote(str(directory))}", file=sys.stderr)
+        raise
+    except CheckpointError as error:
+        sys.exit(str(error))
     finally:
         run.write_histories()
+        if folders is not None:
+            folders.close()
     for name in run.unused():
         print(f"--{name} was given, but the experiment never asked for it: it had no effect.", file=sys.stderr)
     _write_json(directory / "result.json", {} if result is None else result)
     print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
-    print(f"The same run again: {_command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}")
+    print(f"The same run again: {again}")
     return 0 if result is None or result.get("passed", True) else 1
+
+
+def _directory(named: str | None) -> Path:
+    """The run's directory: a new one, or with --checkpoint_every that of a run with the same flags, to go on with.
+
+    Exits with a line that names --logdir or --resume where it can't be had.
+    """
+    resume = _RESUME.value
+    flagfile = None if named is None else Path(named, "flags.txt")
+    if flagfile is None or not flagfile.exists():
+        if resume == "must":
+            sys.exit(f"--resume=must: there is no run to go on with. Received: --logdir={named}")
+        return _new_directory(named)
+    if _CHECKPOINT_EVERY.value is None or resume == "never":
+        return _new_directory(named)  # which it refuses
+    different = _different_flags(flagfile.read_text(), _flagfile())
+    if different:
+        what = f"--logdir={named}: this holds a run with other flags. {different}."
+        if resume != "force":
+            sys.exit(f"{what} It goes on only with the same; name another folder for another run.")
+        print(f"{what} It goes on all the same, as --resume=force says.", file=sys.stderr)
+    return flagfile.parent
+
+
+def _different_flags(before: str, now: str) -> str:
+    """In words, what differs between two flagfiles."""
+    lines, own = ([line for line in text.splitlines() if line.startswith("-")] for text in (before, now))
+    found = {"There": [line for line in lines if line not in own], "here": [line for line in own if line not in lines]}
+    return ", ".join(f"{where}: {' '.join(each) or 'nothing'}" for where, each in found.items()) if lines != own else ""
+
+
+def _folders_in(directory: Path) -> Folders:
+    """The folders of the fits' checkpoints; exits where they can't be used."""
+    try:
+        return Folders(directory, _CHECKPOINT_EVERY.value, _RESUME.value, keep=2)
+    except (OSError, CheckpointError) as error:
+        sys.exit(f"--checkpoint_every={_CHECKPOINT_EVERY.value}: {error}")
 
 
 def _new_directory(named: str | None) -> Path:
@@ -285,6 +377,14 @@ def _flagfile() -> str:
     chosen = {name: flag for name, flag in sorted((known | given).items()) if name not in _NOT_IN_FLAGFILE}
     lines = [flag.serialize() for flag in chosen.values() if flag.value is not None]
     return "\n".join([f"# {_command()} --flagfile=<this file>", *lines, ""])
+
+
+def _note_start(path: Path) -> None:
+    """Write environment.json as of the run's first start, with the time and the command of each."""
+    now = _environment()
+    environment = json.loads(path.read_text()) if path.exists() else now
+    environment.setdefault("starts", []).append({name: now[name] for name in ("started", "command", "git_commit")})
+    _write_json(path, environment)
 
 
 def _environment() -> dict[str, Any]:
