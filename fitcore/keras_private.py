@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
@@ -262,9 +262,9 @@ def set_global_generator_state(state: dict[str, Any]) -> None:
 def global_seed_generator_state() -> np.ndarray | None:
     """State of the generator behind `keras.random` ops without a seed, None if nobody has drawn from it yet.
 
-    Why: it belongs to no layer, so it is in no model's variables (Keras >= 3.0).
+    Why: it belongs to no layer, so it is in no model's variables (Keras >= 3.0; 3.12 has no constant for its name).
     """
-    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    generator = global_state.get_global_attribute("global_seed_generator")
     return None if generator is None else np.array(generator.state)
 
 
