@@ -1,0 +1,36 @@
+"""Layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras.src.backend import AutocastScope
+
+
+def all_layers(model: Any) -> list[Any]:
+    """The model and every layer in it, however deep, each once; empty if it is no Keras layer.
+
+    Why: `model.layers` stops at the first level, and not every layer that holds others has `layers` (Keras >= 3.0).
+    """
+    if not isinstance(model, keras.layers.Layer):
+        return []
+    return list({id(layer): layer for layer in model._flatten_layers()}.values())
+
+
+def own_weights(layer: Any) -> set[int]:
+    """Ids of the trainable weights a layer has itself, those of layers in it aside. Why: not public (Keras >= 3.0)."""
+    return {id(variable) for variable in layer._trainable_variables}
+
+
+def added_losses(layer: Any) -> int:
+    """How many losses `add_loss` has given this layer. Why: `layer.losses` has regularizers in it too (Keras >= 3.0)."""
+    return len(layer._losses)
+
+
+def autocast_scope(dtype: str | None) -> Any:
+    """The scope in which Keras calls a layer's `call` under mixed precision: variables read as `dtype`.
+
+    Why: calling `call` by itself would leave it out (Keras >= 3.0).
+    """
+    return AutocastScope(dtype)
