@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from fitcore.checkpoint import fingerprint
-from fitcore.command_line import launch
+from fitcore.command_line.environment import surroundings
 
 IDENTICAL, DIFFERS, CANNOT = 0, 1, 2  # exit status
 FILES = ("flags.txt", "environment.json", "history.json", "result.json")  # of a run that has finished
@@ -214,7 +214,7 @@ def launch_again(recorded: Path, into: Path) -> None:
 
 def changed_surroundings(environment: Mapping[str, Any]) -> list[str]:
     """What the bits may depend on and is not, or perhaps not, as it was, in words."""
-    here = launch.surroundings()
+    here = surroundings()
     found = fingerprint.differences({name: environment.get(name) for name in here}, here)
     if str(here["git_commit"]).endswith("-dirty") and environment.get("git_commit") == here["git_commit"]:
         found.append("`git_commit` is the same, with changes that are not committed and may be others now")

@@ -3,6 +3,6 @@
 registry.py    names for schedules, optimizers, stop hooks and noise measurements, and the specs that make them
 registered.py  the names of what is Keras's or takes several parts
 spec_flags.py  flags whose values are specs
-launch.py      absl flags and a directory per run
+launch.py      absl flags and a directory per run; environment.py: what a run is made in
 digests.py     what history.json gets of each fit, a digest of every variable per epoch with it
 """

@@ -39,13 +39,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import itertools
-import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 import warnings
@@ -64,6 +59,7 @@ from fitcore.checkpoint import Checkpoint, CheckpointError, Folders, Preempted, 
 from fitcore.checkpoint.config import RESUME
 from fitcore.command_line import registry, spec_flags
 from fitcore.command_line.digests import DigestingHistory
+from fitcore.command_line.environment import command, experiment, note_start, write_json
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 
@@ -210,7 +206,7 @@ class RunDirectory:
             for name, history in self._histories.items()
         }
         try:
-            _write_json(self.path / "history.json", found)
+            write_json(self.path / "history.json", found)
         except OSError as error:  # all else the run has to say is still to come
             warnings.warn(f"{self.path / 'history.json'} can't be written: {error}", stacklevel=2)
 
@@ -248,24 +244,6 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def surroundings() -> dict[str, Any]:
-    """What the bits of a run may depend on besides its flags: git commit, versions, machine; as environment.json has them."""
-    devices = [(device, tf.config.experimental.get_device_details(device)) for device in tf.config.list_physical_devices()]
-    return {
-        "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "fitcore": _version("fitcore"),
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
-        "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(),
-        "devices": [f"{device.name} {details.get('device_name', '')}".strip() for device, details in devices],
-    }
-
-
 def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tuple[str, ...], arguments: list[str]) -> int:
     if len(arguments) > 1:
         sys.exit(f"Unknown argument {arguments[1]!r}: everything is set by flags, --name=value. --help lists them.")
@@ -281,8 +259,8 @@ def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tup
     keras.utils.set_random_seed(run.seed)
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
-    _note_start(directory / "environment.json")
-    again = f"{_command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}"
+    note_start(directory / "environment.json", seed=_SEED.value, deterministic=_DETERMINISTIC.value)
+    again = f"{command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}"
     try:
         with contextlib.nullcontext() if folders is None else leaving_when_preempted():
             result = main(run)
@@ -300,7 +278,7 @@ def _launch(main: Callable[[RunDirectory], Mapping[str, Any] | None], asked: tup
             folders.close()
     for name in run.unused():
         print(f"--{name} was given, but the experiment never asked for it: it had no effect.", file=sys.stderr)
-    _write_json(directory / "result.json", {} if result is None else result)
+    write_json(directory / "result.json", {} if result is None else result)
     print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
     print(f"The same run again: {again}")
     return 0 if result is None or result.get("passed", True) else 1
@@ -345,7 +323,7 @@ def _folders_in(directory: Path) -> Folders:
 
 def _new_directory(named: str | None) -> Path:
     """Create the run's directory and put its flags there; exits with a line that names --logdir where that can't be done."""
-    start = Path("runs", _experiment().rpartition(".")[2], time.strftime("%Y-%m-%d_%H-%M-%S"))
+    start = Path("runs", experiment().rpartition(".")[2], time.strftime("%Y-%m-%d_%H-%M-%S"))
     directory = start if named is None else Path(named)
     try:
         if named is None:
@@ -376,65 +354,4 @@ def _flagfile() -> str:
     given = {name: absl_flags.FLAGS[name] for name in absl_flags.FLAGS if absl_flags.FLAGS[name].present}
     chosen = {name: flag for name, flag in sorted((known | given).items()) if name not in _NOT_IN_FLAGFILE}
     lines = [flag.serialize() for flag in chosen.values() if flag.value is not None]
-    return "\n".join([f"# {_command()} --flagfile=<this file>", *lines, ""])
-
-
-def _note_start(path: Path) -> None:
-    """Write environment.json as of the run's first start, with the time and the command of each."""
-    now = _environment()
-    environment = json.loads(path.read_text()) if path.exists() else now
-    environment.setdefault("starts", []).append({name: now[name] for name in ("started", "command", "git_commit")})
-    _write_json(path, environment)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "experiment": _experiment(),
-        "command": shlex.join(sys.orig_argv),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seed": _SEED.value,
-        "deterministic": _DETERMINISTIC.value,
-        **surroundings(),
-    }
-
-
-def _experiment() -> str:
-    """The experiment's module name as `python -m` takes it, or its script's name."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else Path(sys.argv[0]).stem
-
-
-def _command() -> str:
-    is_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
-    return f"python -m {_experiment()}" if is_module else f"python {shlex.quote(sys.argv[0])}"
-
-
-def _git_commit() -> str | None:
-    """The working directory's commit, "-dirty" after it if files were changed; None where there is none."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    def plain(value: Any) -> Any:
-        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
-
-    text = json.dumps(value, indent=1, default=plain) + "\n"
-    written = path.with_name(f".{path.name}")  # a full disk leaves what was there before
-    try:
-        written.write_text(text)
-        written.replace(path)
-    except OSError:
-        written.unlink(missing_ok=True)
-        raise
+    return "\n".join([f"# {command()} --flagfile=<this file>", *lines, ""])
