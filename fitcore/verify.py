@@ -33,6 +33,7 @@ from typing import Any
 
 from fitcore.checkpoint import fingerprint
 from fitcore.command_line.environment import surroundings
+from fitcore.command_line.launch import INTERRUPTED
 
 IDENTICAL, DIFFERS, CANNOT = 0, 1, 2  # exit status
 FILES = ("flags.txt", "environment.json", "history.json", "result.json")  # of a run that has finished
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        return launch.INTERRUPTED
+        return INTERRUPTED
     print(f"verify: differs: {found[0].place}: {found[0].says}" if found else "verify: identical")
     return DIFFERS if found else IDENTICAL
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 import fitcore
 from fitcore import verify
-from fitcore.command_line import digests, environment, launch
+from fitcore.command_line import digests, launch
+from fitcore.command_line.environment import surroundings
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ def finished(written, monkeypatch, tmp_path):
     """A finished run's directory, of a script that a test may replace; the current folder is the one that it's in."""
     monkeypatch.chdir(tmp_path)
     path = written("run", {"fit": a_fit({"step/loss": [1.0]})})
-    environment = {"experiment": "script", "command": "python script.py --epochs=1", **environment.surroundings()}
+    environment = {"experiment": "script", "command": "python script.py --epochs=1", **surroundings()}
     (path / "environment.json").write_text(json.dumps(environment))
     (path / "flags.txt").write_text("--epochs=1\n")
     (tmp_path / "script.py").write_text("import sys\nprint('words')\nsys.exit('out of luck')\n")
@@ -337,7 +338,7 @@ def test_the_program_in_a_recorded_command(finished, command, experiment, progra
 
 
 def test_other_surroundings_are_said_before_the_run_is_launched(finished, capsys):
-    here = environment.surroundings()
+    here = surroundings()
     changed(finished, deterministic=False, git_commit="abc", versions={**here["versions"], "keras": "3.0"}, cpu_cores=1000)
     assert verify.main([str(finished)]) == 2  # the script fails; what was said before stands
     said = capsys.readouterr().out.splitlines()
