@@ -242,13 +242,12 @@ def test_a_worker_that_dies_is_an_error_within_seconds_and_the_run_can_go_on(num
     assert train(tmp_path, data=(Rows(), None), **WORKERS) == train(None, data=(Rows(), None), **WORKERS)
 
 
-def test_ctrl_c_which_reaches_the_workers_too_saves_the_run(tmp_path: Path) -> None:
+def test_ctrl_c_which_reaches_the_workers_too_lets_them_finish_for_the_run_to_save_itself(tmp_path: Path) -> None:
     def interrupt() -> None:
         for worker in multiprocessing.active_children():
             os.kill(worker.pid or 0, signal.SIGINT)
-        send(signal.SIGINT)
 
-    preempted(tmp_path, deeds={6: interrupt}, data=(Rows(), None), **WORKERS)
+    preempted(tmp_path, deeds={6: interrupt, 8: lambda: send(signal.SIGINT)}, data=(Rows(), None), **WORKERS)
     assert train(tmp_path, data=(Rows(), None), **WORKERS) == train(None, data=(Rows(), None), **WORKERS)
 
 

@@ -109,7 +109,7 @@ def use_pool(adapter: Any, make_pool: Callable[[int, Callable[[], None]], Any]) 
       adapter: Keras's data adapter.
       make_pool: (how many workers, what each has to do first) -> an object with `apply_async` and `close`.
 
-    Why: Keras's own waits for ever for the batch of a worker that died (seen with 3.12 and 3.15). Its enqueuer makes the pool
+    Why: Keras's own waits for ever for the batch of a worker that died (seen with 3.15.1). Its enqueuer makes the pool
     by its attribute `executor_fn`, and workers find the dataset in what `init_pool_generator` is given (Keras >= 3.0).
     """
     if isinstance(adapter, PyDatasetAdapter) and adapter.enqueuer is not None and adapter.py_dataset.use_multiprocessing:
