@@ -150,23 +150,23 @@ class Saver:
         self._store.close()
 
     def begin(self, run: Run, record: Any) -> None:
-        """Take away events behind the checkpoint, and say what of this run can't be saved.
+        """Say what of this run can't be saved, and take away events behind the checkpoint.
 
         Random ops of its program are found out once that has been traced.
 
         Raises:
           CheckpointError: something can't, and resume="must".
         """
-        if self.where != FINISHED:
-            before = self._store.owner_before
-            sizes = [] if self._found is None else self._found.host["events"]
-            events.cut_back(events.folders(run), sizes, None if before is None else events.Owner(*before), run.began)
         self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
         data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
         reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
             reasons.append(f"`callbacks`: {name} has no methods `state` and `load_state`, so what it holds is not saved")
         self._say_not_exact(reasons)
+        if self.where != FINISHED:
+            before = self._store.owner_before
+            sizes = [] if self._found is None else self._found.host["events"]
+            events.cut_back(events.folders(run), sizes, None if before is None else events.Owner(*before), run.began)
 
     def _check_random_ops(self) -> None:
         if self._random_ops is None:
