@@ -294,11 +294,14 @@ def test_a_disk_that_fails_costs_no_bit_of_the_training(fault: str, disk: Path, 
         found["after"] = steps_in(disk / "checkpoints")
         shutil.copytree(disk / "checkpoints", tmp_path / "copy")
 
+    deeds: dict[int, Callable[[], Any]] = {11: begin, 50: end}
+    if fault == "full":  # and full again, after a checkpoint that was being written has been given up
+        deeds |= dict.fromkeys(range(12, 50), lambda: fill(disk))
     hooks = [fitcore.TensorBoard(disk / "events", record=("step/loss",))]
     noise = fitcore.GradientNoise(directory=disk / "noise")
     with warnings.catch_warnings(record=True) as caught, stack:
         warnings.simplefilter("always")
-        state, history, steps = train(disk / "checkpoints", {11: begin, 50: end}, hooks=hooks, noise=noise, epochs=12)
+        state, history, steps = train(disk / "checkpoints", deeds, hooks=hooks, noise=noise, epochs=12)
     plain = train(None, epochs=12)
     assert (state, history, steps["step/loss"]) == (*plain[:2], plain[2]["step/loss"])
     told = [str(each.message) for each in caught if "can't be written" in str(each.message)]
