@@ -53,7 +53,6 @@ CALLS = [
     Bad("evaluate: `steps=-1`", lambda by: by.evaluate(linear(), X, Y, steps=-1)),
     Bad('evaluate: `steps="2"`', lambda by: by.evaluate(linear(), X, Y, steps="2")),
     Bad("evaluate: `steps=1.5`", lambda by: by.evaluate(linear(), X, Y, steps=1.5)),
-    Bad("evaluate: `steps` beyond the rows", lambda by: by.evaluate(linear(), X, Y, batch_size=4, steps=20)),
     Bad("evaluate: `callbacks=[7]`", lambda by: by.evaluate(linear(), X, Y, callbacks=[7])),
     Bad("evaluate: `callbacks` holds a class", lambda by: by.evaluate(linear(), X, Y, callbacks=[keras.callbacks.Callback])),
     Bad(
@@ -62,13 +61,7 @@ CALLS = [
             linear(), X, Y, batch_size=4, callbacks=[Raises("on_test_batch_end", Unforeseen(7, where="evaluate"))]
         ),
     ),
-    Bad('evaluate: `verbose="loud"`', lambda by: by.evaluate(linear(), X, Y, verbose="loud")),
-    Bad('evaluate: `return_dict="yes"`', lambda by: by.evaluate(linear(), X, Y, return_dict="yes")),
     Bad(
         "evaluate: a generator that raises", lambda by: by.evaluate(linear(), batches((X, Y), (X, Y), (X, Y), ValueError("no")))
-    ),
-    Bad(
-        "evaluate: a PyDataset that raises",
-        lambda by: by.evaluate(linear(), Batches((X, Y), (X, Y), (X, Y), Unforeseen(7, where="evaluate"))),
     ),
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.bad_calls import CALLS, Row
-from benchmarks.parity.table import BAD_CALLS, PARITY
+from benchmarks.parity.table import BAD_CALLS, PARITY, bad_calls_section
 
 HEAD = """
 Each bad call is made by Keras and by fitcore, with a freshly built model. Where Keras raises, fitcore raises the same class or
@@ -26,7 +26,7 @@ def section(results: Sequence[dict[str, Any]]) -> str:
       ValueError: if they lack a call, or one was answered wrongly.
     """
     columns = [{row["call"]: Row(**row) for row in result["rows"]} for result in results]
-    lines = [BAD_CALLS.strip("\n"), HEAD.strip("\n"), ""]
+    lines = [BAD_CALLS.rstrip("\n"), HEAD.strip("\n"), ""]
     for result in results:
         versions = [f"{name} {result['versions'][name.lower()]}" for name in ("Keras", "TensorFlow", "Python")]
         lines.append(f"- {', '.join(versions)}, {result['device']}, {result['date']}: {len(result['rows'])} calls")
@@ -47,6 +47,6 @@ def cell(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    rest = PARITY.read_text().partition(BAD_CALLS)[0].rstrip("\n")
+    text = PARITY.read_text()
     written = section([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]])
-    PARITY.write_text(f"{rest}\n\n{written}")
+    PARITY.write_text(text.removesuffix(bad_calls_section(text)) + written)

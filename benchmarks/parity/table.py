@@ -103,6 +103,12 @@ def parity_table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n" + TAIL
 
 
+def bad_calls_section(text: str) -> str:
+    """The section on bad calls, with which a PARITY.md ends; empty if it has none."""
+    _, heading, rest = text.partition(BAD_CALLS)
+    return heading + rest
+
+
 def verdict(row: Row) -> str:
     """What a cell says: the verdict, with the largest differences if there are any."""
     if row.verdict == "NO":
@@ -111,6 +117,5 @@ def verdict(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    _, heading, bad_calls = PARITY.read_text().partition(BAD_CALLS)
     written = parity_table([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]])
-    PARITY.write_text(written + heading + bad_calls)
+    PARITY.write_text(written + bad_calls_section(PARITY.read_text()))
