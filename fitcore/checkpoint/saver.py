@@ -278,6 +278,7 @@ class Saver:
         facts = {**snapshot.facts, **self._facts, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
         def write() -> None:
+            time.sleep(0.005)  # let the training go back into its compiled call first, which then leaves Python to this thread
             try:
                 self._newest = self._store.write(folder, snapshot.arrays, snapshot.host, facts, snapshot.rows, self._keep)
                 self._saved = True

@@ -370,7 +370,7 @@ def source_of(adapter: Any, order: Order | None = None) -> ArraySource | Dataset
 
 def _digest(order: np.ndarray) -> str:
     """SHA-256 of an order's first rows, which tells another seed's from it."""
-    return hashlib.sha256(order[: 1 << 16].tobytes()).hexdigest()
+    return hashlib.sha256(order[: 1 << 12].tobytes()).hexdigest()
 
 
 def _summary(x: Any) -> str:
