@@ -167,7 +167,8 @@ def results(odd: Row | None = None, version: str = "1") -> dict[str, Any]:
 
 def test_the_table_lists_exactly_the_cases() -> None:
     """PARITY.md would be stale otherwise: run the three commands at its head."""
-    listed = re.findall(r"^\| (.*) \| `(\w+)` \| (.*) \| (.*) \|$", table.PARITY.read_text(), re.MULTILINE)
+    cases, _, _ = table.PARITY.read_text().partition(table.BAD_CALLS)
+    listed = re.findall(r"^\| (.*) \| `(\w+)` \| (.*) \| (.*) \|$", cases, re.MULTILINE)
     assert [(text, name) for text, name, _, _ in listed] == [(case.text, name) for name, case in CASES.items()]
     for _, name, *verdicts in listed:
         for verdict in verdicts:
