@@ -118,6 +118,7 @@ CASES = {
         validated(epochs=3), steps(7, 7) | {"on_epoch_end": 2, "on_test_begin": 2, "on_train_end": 1}, stop_at=7
     ),
     "stopped in mid-epoch, dataset of unknown size": Case(unknown(epochs=3), {"on_epoch_end": 2}, stop_at=7),
+    "stopped before the first step": Case(arrays(epochs=3), steps(1, 1) | {"on_epoch_end": 1}, stop_at=0),
     "stopped at an epoch's last step": Case(arrays(epochs=3), steps(5, 5) | {"on_epoch_end": 1}, stop_at=5),
     "only the aliases": Case(
         arrays(epochs=2), {"on_batch_begin": 10, "on_batch_end": 10}, methods=["on_batch_begin", "on_batch_end"]

@@ -73,7 +73,7 @@ def put_back(run: Run, saved: Saved) -> None:
     """Give a run the state that was saved. Its programs must be traced, so that every variable is there.
 
     Raises:
-      CheckpointError: it is another model's, or one of other hooks or callbacks.
+      CheckpointError: it is another model's.
     """
     arrays = saved.arrays()
     held = plain.join(saved.host, arrays)
