@@ -29,7 +29,6 @@ from absl import app, flags
 
 EVERY = 100  # steps between checkpoints, as in benchmarks/chaos_run.py
 SCENARIOS = ("arrays", "dataset", "noise", "script")
-DEFAULT = SCENARIOS[:3]  # and the last as soon as `python -m fitcore` takes --checkpoint_dir
 PATIENCE = 300.0  # seconds after which a process counts as hanging
 MOMENTS = {"starting": 1, "saving": 4, "anywhere": 5}  # how often each is drawn, of ten kills
 
@@ -179,7 +178,7 @@ def _check_start(tally: Tally, scenario: str, start: int, saved: int | None, rea
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    names = FLAGS.scenario or DEFAULT
+    names = FLAGS.scenario or SCENARIOS
     tallies = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, name in enumerate(names):
@@ -207,8 +206,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("kills", 100, "How many processes to kill, shared out among the scenarios.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-    flags.DEFINE_multi_enum(
-        "scenario", None, list(SCENARIOS), "Which scenario; may be given several times. Default: all but the script."
-    )
+    flags.DEFINE_multi_enum("scenario", None, list(SCENARIOS), "Which scenario; may be given several times. Default: all.")
     flags.DEFINE_string("directory", None, "A new folder to keep the runs in. Default: a temporary one.")
     app.run(main)

@@ -73,7 +73,9 @@ def train(
             return
 
     for epoch in range(initial_epoch, epochs):
-        if left is not None and run.wants_to_stop():  # so another process left it; a callback's wish waits for a step, as in Keras
+        if (
+            left is not None and run.wants_to_stop()
+        ):  # so another process left it; a callback's wish waits for a step, as in Keras
             break
         run.epoch = epoch
         engine.reset_metrics()
