@@ -16,6 +16,7 @@ from models import data, dataset, linear, noisy, of_unknown_size, state
 
 import fitcore
 from fitcore import Engine, Hook, RetraceError, View
+from fitcore.checkpoint import plain
 
 
 def body() -> keras.Model:
@@ -97,7 +98,7 @@ def test_a_loop_of_ones_own() -> None:
             chunk = engine.train(stream, steps, index=len(losses), record=["step/loss"])
             losses.extend(chunk.records["step/loss"].tolist())
         assert (chunk.steps, stream.remaining(), len(losses)) == (1, 0, 5 * epoch + 5)
-        assert stream.state() == {"pass_index": epoch, "place": 5, "step": 5, "rows": None}
+        assert stream.state().items() >= {"pass_index": epoch, "place": 5, "step": 5, "rows": None}.items()
         logs.append({name: float(value) for name, value in chunk.logs.items()})
         stream.end_epoch()
     assert [*state(model).values()] == [*state(fitted).values()]
@@ -341,12 +342,12 @@ def test_all_state_is_in_one_place() -> None:
     assert history.first_step == 10  # ten steps of accumulation are three updates and a rest
 
     held = run.host_state()
-    curve = held.pop("curve")
-    assert curve["step/loss"].shape == (10,)
-    assert json.loads(json.dumps(held)) == held
+    words, arrays = plain.split(held, "held")
+    assert json.loads(json.dumps(words)) == words
+    assert {name.rpartition("/")[2] for name in arrays} == {"loss", "mae"}  # the last step's logs, and the last epoch's
     assert held["hooks"] == [{"count": 3}]
-    assert (held["epoch"], held["step"], held["data"]) == (1, 10, {"pass_index": 2, "place": 0, "step": 5, "rows": None})
-    assert [*held["history"]] == ["loss", "mae"]
+    assert (held["epoch"], held["step"]) == (1, 10)
+    assert held["data"].items() >= {"pass_index": 2, "place": 0, "step": 5, "rows": None}.items()
 
 
 def test_a_fit_after_one_of_another_size() -> None:

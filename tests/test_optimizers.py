@@ -384,7 +384,7 @@ def test_an_optimizer_of_ones_own_is_built_once_and_keeps_its_state() -> None:
     assert engine.traces == 2
 
     scheduled = fitcore.Engine(linear(), optimizer=Momentum(), loss=keras.losses.MeanSquaredError(), schedule=lambda step: 0.3)
-    scheduled.fit(x, y, verbose=0)
+    fitcore.fit(scheduled, x, y, verbose=0)
     assert float(scheduled.parts.optimizer.learning_rate) == np.float32(0.3)
 
 

@@ -145,7 +145,8 @@ class Saver:
 
     def __enter__(self) -> Saver:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {each: signal.signal(each, self._on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
+            heard = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN]
+            self._handlers = {each: signal.signal(each, self._on_signal) for each in heard}  # nohup's stay ignored
         return self
 
     def __exit__(self, *error: object) -> None:
