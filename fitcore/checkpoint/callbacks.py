@@ -16,6 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitcore import keras_private
+
 _NOT_ITS_OWN = ("model", "_model", "params", "_params", "validation_data")  # what Keras gives to every callback
 
 
@@ -23,6 +25,8 @@ def state(callback: keras.callbacks.Callback) -> Any:
     """What must be saved for the callback to go on in another process."""
     if _takes_part(callback):
         return callback.state()
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        keras_private.flush_events(callback)  # what it holds back would not be written again
     held = {name: value for name, value in _held(callback).items() if _is_plain(value)}
     if isinstance(callback, keras.callbacks.CSVLogger):
         held["bytes"] = os.path.getsize(callback.filename) if os.path.exists(callback.filename) else 0

@@ -159,3 +159,9 @@ def idle_between_epochs(callback: keras.callbacks.Callback) -> bool:
     if kind is keras.callbacks.TensorBoard:
         return callback.update_freq == "epoch" and not callback.write_steps_per_second and not callback._should_trace
     return False
+
+
+def flush_events(callback: keras.callbacks.TensorBoard) -> None:
+    """Let it write the points it holds back. Why: its writers are a private attribute (Keras >= 3.0)."""
+    for writer in callback._writers.values():
+        writer.flush()
