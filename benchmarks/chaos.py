@@ -17,6 +17,7 @@ to be computed again. Exits with 1 if anything differs.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -31,6 +32,8 @@ EVERY = 100  # steps between checkpoints, as in benchmarks/chaos_run.py
 SCENARIOS = ("arrays", "dataset", "noise", "script")
 PATIENCE = 300.0  # seconds after which a process counts as hanging
 MOMENTS = {"starting": 1, "saving": 4, "anywhere": 5}  # how often each is drawn, of ten kills
+
+ROOT = Path(__file__).parent.parent
 
 FLAGS = flags.FLAGS
 
@@ -67,7 +70,9 @@ class Life:
             script = Path(__file__).with_name("chaos_script.py")
             command = [sys.executable, "-m", "fitcore", *saving, str(script), str(directory)]
         self._output = open(directory / "output", "w+")  # noqa: SIM115 (held until the process has ended)
-        self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)
+        # A script finds what lies beside it; this one takes its data from the experiments.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=subprocess.STDOUT)
 
     def lines(self) -> list[tuple[int, int]]:
         """(steps done, steps since the line before) of this process's compiled calls."""
