@@ -28,14 +28,12 @@ class Snapshot:
     """A run's state at one moment, detached from what goes on training.
 
     Attributes:
-      where: one of the four above.
       arrays: by name; TensorFlow's tensors don't change when variables do.
       host: what JSON can hold.
       facts: for the manifest.
       rows: what was recorded since the last checkpoint.
     """
 
-    where: str
     arrays: Mapping[str, Any]
     host: Any
     facts: Mapping[str, Any]
@@ -66,7 +64,7 @@ def take(run: Run, where: str, rows_saved: int) -> Snapshot:
         "columns": run.curve.columns,
         "first_step": run.curve.first_step,
     }
-    return Snapshot(where, {**variables, **arrays}, host, facts, run.curve.table(rows_saved))
+    return Snapshot({**variables, **arrays}, host, facts, run.curve.table(rows_saved))
 
 
 def put_back(run: Run, saved: Saved) -> None:

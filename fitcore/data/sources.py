@@ -6,6 +6,7 @@ the traced function that takes batch `i` out of it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,10 @@ class Source(Protocol):
 
     num_batches: int | None  # batches in one pass; None: unknown or endless
     key: Any  # equal keys: one compiled program serves both sources
-    has_state: bool  # whether the feed of a pass is an iterator whose state is to be saved
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the feed of a pass is an iterator whose state is to be saved."""
 
     def open_pass(self, pass_index: int) -> Any:
         """Start a pass over the data; returns its feed (a nest of tensors, or an iterator)."""
@@ -234,13 +238,20 @@ class DatasetSource:
         self.key = ("dataset", repr(self._dataset.element_spec))
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
         self._py_dataset = keras_private.py_dataset_of(adapter)
-        # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with
-        # 2.20 and 2.21). So only an endless pass is saved so; others are opened as often as before, for each draws seeds,
-        # and read again up to their place; where seeds are drawn in reading too, so are all passes before.
-        endless = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-        self.has_state = endless and not keras_private.shuffles_as_it_is_read(self._dataset, fused=True)
-        self._all_again = keras_private.is_generator_adapter(adapter) or keras_private.shuffles_as_it_is_read(self._dataset)
         self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
+
+    # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with 2.20
+    # and 2.21). So only an endless pass is saved so; others are opened as often as before, for each draws seeds, and read
+    # again up to their place; where seeds are drawn in reading too, so are all passes before. Found out when a fit is saved.
+
+    @functools.cached_property
+    def has_state(self) -> bool:
+        endless = self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        return bool(endless and not keras_private.shuffles_as_it_is_read(self._dataset, fused=True))
+
+    @functools.cached_property
+    def _all_again(self) -> bool:
+        return keras_private.is_generator_adapter(self._adapter) or keras_private.shuffles_as_it_is_read(self._dataset)
 
     def open_pass(self, pass_index: int) -> Any:
         return iter(self._dataset)
