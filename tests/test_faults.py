@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -123,8 +124,14 @@ def mount(*arguments: str) -> None:
 def read_only(path: Path) -> Iterator[None]:
     """What is opened from now on at this path is on a read-only disk."""
     mount("--bind", str(path), str(path))
+    remount = ["mount", "-o", "remount,bind,ro", str(path)]
     try:
-        mount("-o", "remount,bind,ro", str(path))
+        for _ in range(500):  # busy as long as a checkpoint that is being written has a file open here
+            if subprocess.run(remount, capture_output=True).returncode == 0:
+                break
+            time.sleep(0.01)
+        else:
+            mount(*remount[1:])
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
@@ -347,6 +354,20 @@ def test_a_folder_that_cant_be_written_is_an_error_at_once(tmp_path: Path, disk:
     (disk / "filler").unlink()
     with pytest.raises(Cut):  # it isn't locked by the attempt that failed
         train(disk / "checkpoints", peek=True)
+
+
+def test_what_a_failed_write_could_not_delete_is_no_obstacle_to_the_next(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.go_on_from(None)
+    half, nothing = store.new(), np.zeros((0, 1))
+    (half / "state.index").write_bytes(b"half")
+    with read_only(tmp_path), pytest.raises(OSError, match="Read-only"):
+        store.write(half, {}, {}, {"step": 1}, nothing, keep=2)
+    assert half.exists()
+    path = store.write(None, {"weight": np.ones(3)}, {}, {"step": 2}, nothing, keep=2)
+    assert store.read(path).arrays()["weight"].tolist() == [1, 1, 1]
+    assert not half.exists()
+    store.close()
 
 
 def test_a_user_without_permission_is_told_at_once(copy: Path) -> None:

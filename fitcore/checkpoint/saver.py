@@ -278,7 +278,6 @@ class Saver:
             return
 
         def write() -> None:
-            _step_back()
             time.sleep(0.005)  # let the training go back into its compiled call first, which then leaves Python to this thread
             facts = {**snapshot.manifest(), **self._facts, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             arrays = {**snapshot.variables, **snapshot.arrays}
@@ -357,10 +356,3 @@ class Saver:
             what = f"the state after step {run.step} can't be saved. The same command begins anew."
         print(f"{name}: {what}", file=sys.stderr)
         raise Preempted
-
-
-def _step_back() -> None:
-    """Let the calling thread have only what time the training's threads leave of the processors."""
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

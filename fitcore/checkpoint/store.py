@@ -115,6 +115,8 @@ class Store:
     def new(self) -> Path:
         """A temporary folder, to put files of the next checkpoint into before it is written."""
         folder = self.directory / f"{_TEMPORARY}{self._next:07d}"
+        if folder.exists():  # of a write that failed, when the disk let nothing be deleted either
+            shutil.rmtree(folder)
         folder.mkdir()
         return folder
 
