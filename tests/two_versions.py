@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,19 +71,18 @@ def main(other: str) -> list[str]:
             print(ended.stdout + ended.stderr)
 
     with tempfile.TemporaryDirectory() as folder:
-        alone, stopped = Path(folder, "alone"), Path(folder, "stopped")
+        alone, stopped, again = (Path(folder, name) for name in ("alone", "stopped", "again"))
         undisturbed = run(other, alone)
         check("the other one trains", undisturbed.returncode == 0, undisturbed)
         ended = run(other, stopped, stop=True)
         check("SIGTERM: it saves itself", ended.returncode == 75, ended)
+        shutil.copytree(stopped, again)
         ended = run(sys.executable, stopped)
         check("this one refuses", ended.returncode == 1 and "CheckpointError" in ended.stderr, ended)
         check("... and says which versions differ", names_versions(ended), ended)
         ended = run(sys.executable, stopped, "force")
         check('this one goes on with resume="force"', ended.returncode == 0, ended)
         check("... and says the same", names_versions(ended), ended)
-        again = Path(folder, "again")
-        run(other, again, stop=True)
         ended = run(other, again, "must")
         check("the other one goes on, bit-identical", ended.returncode == 0 and digest(ended) == digest(undisturbed), ended)
     return wrong
