@@ -16,10 +16,11 @@ import pytest
 import tensorflow as tf
 from cuts import Case, Cut, Where, assert_survives, differing
 from keras import layers
-from models import data, noisy, of_unknown_size
+from models import data, linear, noisy, of_unknown_size
 from tensorflow.python.eager import context
 
 import fitcore
+from fitcore.checkpoint import callbacks as callback_states
 
 ROWS, BATCH = 22, 4  # six steps an epoch, the last of two rows
 EPOCH = 6
@@ -447,6 +448,31 @@ def test_any_callback(name: str, tmp_path: Path) -> None:
 
     assert_survives(Case(make, tmp_path), [3, EPOCH + 1, ("on_epoch_end", 2), ("on_train_end", 1)], again=True)
     assert written(tmp_path / "cut0" / "written") == written(tmp_path / "undisturbed" / "written")
+
+
+@pytest.mark.parametrize("mode, loss", [("min", 0.98), ("max", 1.02)])
+def test_less_than_min_delta_is_no_improvement_in_another_process_either(mode: str, loss: float) -> None:
+    def started() -> list[keras.callbacks.Callback]:
+        made = [each("val_loss", mode=mode, patience=1, min_delta=0.05) for each in (CB.EarlyStopping, CB.ReduceLROnPlateau)]
+        for callback in made:
+            callback.set_model(model)
+            callback.on_train_begin()
+        return made
+
+    model = linear()
+    ended = []
+    for resumed in (False, True):
+        model.stop_training, model.optimizer.learning_rate = False, 0.5
+        callbacks = started()
+        for epoch, value in enumerate((1.0, loss)):
+            for i, callback in enumerate(callbacks):
+                callback.on_epoch_end(epoch, {"val_loss": value})
+                if resumed and epoch == 0:
+                    saved = callback_states.state(callback)
+                    callbacks[i] = started()[i]
+                    callback_states.load_state(callbacks[i], saved)
+        ended.append((model.stop_training, float(model.optimizer.learning_rate)))
+    assert ended == [(True, pytest.approx(0.05))] * 2
 
 
 def test_swapped_averages(tmp_path: Path) -> None:

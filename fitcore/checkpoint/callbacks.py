@@ -8,6 +8,7 @@ one's own that holds something else takes part by two methods, as fitcore's hook
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -43,6 +44,9 @@ def load_state(callback: keras.callbacks.Callback, state: Any) -> None:
             size = held.pop("bytes")
             _cut(callback.filename, size)
             held |= {"append": callback.append, "append_header": size == 0}
+        if "min_delta" in held and hasattr(callback, "monitor_op"):
+            # Keras turns its sign when it first sets `monitor_op`, which is no plain value and so not saved.
+            held["min_delta"] = math.copysign(held["min_delta"], callback.min_delta)
         for name, value in held.items():
             present = vars(callback).get(name)
             if isinstance(present, list) and isinstance(value, list):
