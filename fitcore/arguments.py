@@ -15,6 +15,7 @@ from fitcore.checkpoint import Checkpoint
 from fitcore.errors import CallbackError, FrequencyError
 from fitcore.hooks import BatchSizeSchedule, Hook, InLoop, name_of
 from fitcore.optimizers.fused import NUMERICS
+from fitcore.plans import PLANS
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Rows
 
 
@@ -30,6 +31,10 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     check_count("initial_epoch", given["initial_epoch"], least=0)
     if given["numerics"] not in NUMERICS:
         raise ValueError(f'`numerics` must be "exact" or "fast". Received: numerics={given["numerics"]!r}')
+    if given["plan"] not in PLANS:
+        raise ValueError(f"`plan` must be one of {PLANS}. Received: plan={given['plan']!r}")
+    if given["plan"] != "auto" and given["numerics"] != "fast":
+        raise ValueError(f'`plan` is of numerics="fast". Received: plan={given["plan"]!r}, numerics={given["numerics"]!r}')
     split = given["validation_split"]
     if not isinstance(split, (int, float, np.number)):
         raise TypeError(

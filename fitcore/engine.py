@@ -105,6 +105,7 @@ class Engine:
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
         self.numerics = "exact"
+        self.by_xla = False  # whether training programs are made of XLA blocks
         self._compilation: Any = None
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
@@ -185,7 +186,7 @@ class Engine:
         try:
             yield
         finally:
-            self.schedules, self.numerics = kept, "exact"
+            self.schedules, self.numerics, self.by_xla = kept, "exact", False
             if rate is not None and not holds_number(optimizer):
                 set_learning_rate(optimizer, rate)
 
@@ -280,9 +281,11 @@ class Engine:
         self._check_noise_of_optimizer()
         recorders = self.recorders(record)
         check_rules(rules, recorders)
-        key = ("train", tuple(recorders.items()), rules, self.numerics, tuple(sorted(self.schedules.items())))
+        key = ("train", tuple(recorders.items()), rules, self.numerics, self.by_xla, tuple(sorted(self.schedules.items())))
         if key not in self._programs:
-            self._programs[key] = self._program("train", self._training_step(recorders, rules), tuple(recorders))
+            self._programs[key] = self._program(
+                "train", self._training_step(recorders, rules), tuple(recorders), by_xla=self.by_xla
+            )
         return self._programs[key]
 
     def test_program(self) -> Program:
@@ -323,7 +326,7 @@ class Engine:
         """Whether the model's class brought a `train_step` of its own."""
         return self._own_train_step is not None
 
-    def _program(self, kind: str, step: Any, names: tuple[str, ...]) -> Program:
+    def _program(self, kind: str, step: Any, names: tuple[str, ...], by_xla: bool = False) -> Program:
         return Program(
             step,
             self.model.get_metrics_result if self.is_compiled else lambda: metric_results(self.parts.metrics()),
@@ -331,6 +334,7 @@ class Engine:
             self._traced[kind],
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
+            by_xla=by_xla,
         )
 
     def _training_step(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
@@ -345,7 +349,11 @@ class Engine:
             rules=rules,
             schedules=self.schedules,
             update=functools.partial(
-                fused, self.parts.optimizer, self.numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly
+                fused,
+                self.parts.optimizer,
+                self.numerics,
+                jit_compile=self.jit_compile or self.by_xla,
+                run_eagerly=self.run_eagerly,
             ),
         )
 

@@ -19,6 +19,7 @@ from fitcore.hooks import Rules, name_of
 from fitcore.noise import GradientNoise
 from fitcore.noise.calls import rule_of
 from fitcore.optimizers.fused import describe
+from fitcore.plans import key_of, remembered, why_not_xla
 from fitcore.recording import measured_noise, recorded
 from fitcore.schedules.hyperparameters import named_schedules
 from fitcore.supported import check_model
@@ -51,6 +52,9 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
     lines["step"] = _step(engine)
     lines["update"] = _update(engine, given["numerics"])
+    if given["numerics"] == "fast":
+        with engine.settings(schedules, "fast"):
+            lines["plan"] = _plan(engine, given, stream)
     noise = measured_noise(engine, given["noise"], given["hooks"])
     if noise is not None:
         lines["noise"] = _noise(engine, noise)
@@ -158,6 +162,26 @@ def _update(engine: Engine, numerics: str) -> str:
     return f"{type(optimizer).__name__}: {form}"
 
 
+def _plan(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
+    """In which form `numerics="fast"` trains, and why."""
+    if given["plan"] != "auto":
+        return f"{given['plan']}, as asked for"
+    if stream is None:
+        return "graph; a Python generator's shapes aren't known beforehand"
+    reason = why_not_xla(engine, stream.source)
+    if reason is not None:
+        return f"graph; {reason}"
+    found = remembered(key_of(engine, stream.source, *_recorded(engine, given)))
+    return "not measured yet: the fit begins with that" if found is None else str(found)
+
+
+def _recorded(engine: Engine, given: dict[str, Any]) -> tuple[Any, Rules | None]:
+    """What is recorded at each step, and the rules that decide after it."""
+    noise = measured_noise(engine, given["noise"], given["hooks"])
+    rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
+    return recorded(engine, given["record"], given["hooks"], noise), Rules(rules) if rules else None
+
+
 def _noise(engine: Engine, noise: GradientNoise) -> str:
     """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
     often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
@@ -175,10 +199,7 @@ def _noise(engine: Engine, noise: GradientNoise) -> str:
 def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
     if engine.run_eagerly:
         return "none"
-    noise = measured_noise(engine, given["noise"], given["hooks"])
-    rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
-    record = recorded(engine, given["record"], given["hooks"], noise)
-    program = engine.train_program(record, Rules(rules) if rules else None)
+    program = engine.train_program(*_recorded(engine, given))
     ready = stream is not None and program.is_traced(stream.source)
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 
@@ -192,7 +213,7 @@ def _exactness(engine: Engine, given: dict[str, Any]) -> str:
         return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
     if changes_batch_size(given["hooks"]):
         return f"not defined: the batch size may change, which {against} can't do"
-    if _update(engine, given["numerics"]).endswith("not bit-identical"):
+    if given["numerics"] == "fast":
         return f'no: numerics="fast" rounds otherwise than {against}'
     if given["schedule"] is not None:
         return f"not defined: {against} has no `schedule` to compare with"

@@ -21,6 +21,7 @@ from fitcore.hooks import Hook
 from fitcore.hooks.noise_events import NoiseEvents
 from fitcore.noise import GradientNoise
 from fitcore.noise.results import curves
+from fitcore.plans import choose
 from fitcore.recording import measured_noise, recorded
 from fitcore.run import Curve, Run
 from fitcore.schedules import EachEpoch, Schedule
@@ -54,6 +55,7 @@ def fit(
     max_traces: int | None = None,
     noise: bool | GradientNoise = False,
     numerics: str = "exact",
+    plan: str = "auto",
     schedule: Schedule | EachEpoch | Mapping[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> keras.callbacks.History:
@@ -75,8 +77,11 @@ def fit(
       max_traces: raise `RetraceError` instead of tracing more than this many training programs for the engine.
       noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
         the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
-      numerics: "exact": the optimizer's update has the bits of Keras's own, made cheaper where that can be had; "fast": faster
-        for Adam and AdamW, above all on weights of 16,384 elements and more; the update differs by less than 1e-4 of its size.
+      numerics: "exact": the bits of `model.fit`. "fast": last bits may differ: from the same weights the update of one step
+        differs by less than 1e-4 of its size (float32). Evaluation stays exact.
+      plan: with numerics="fast", in which form a step is made: "graph", by TensorFlow's kernels, "xla", blocks of steps as one
+        XLA program, or "auto", the faster one: measured for a few dozen steps before the first fit of its kind, with everything
+        put back, and remembered on disk (see `fitcore/plans.py`). `fitcore.explain` says which and why.
       schedule: the learning rate as a function `step -> value` or `(step, base) -> value`, traced into the loop (see
         `fitcore.schedules`): one of those there, of `keras.optimizers.schedules`, or of one's own; or an `EachEpoch`. Or a
         mapping from what is scheduled to such functions: "learning_rate", "batch_size", and those of "momentum", "rho",
@@ -167,6 +172,10 @@ def fit(
                 saver = stack.enter_context(Saver(checkpoint, fingerprint_of(engine, source, given)))
                 saver.begin(run, record)
             stack.enter_context(engine.settings(schedules, numerics))
+            if saver is not None and saver.where is not None:
+                engine.by_xla = saver.by_xla
+            elif numerics == "fast":
+                engine.by_xla = choose(run, record, plan)
             engine.train_program(record, run.rules).max_traces = max_traces
             loop.train(
                 run,

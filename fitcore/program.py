@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fitcore import keras_private
-from fitcore.data.sources import Source, without_optionals
+from fitcore import blocks, keras_private
+from fitcore.data.sources import ArraySource, Source, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
@@ -72,6 +72,7 @@ class Program:
       traced: where to note each program traced; may be shared, so that a limit holds for several Programs together.
       jit_compile: compile the step with XLA, as Keras does with its own.
       run_eagerly: run the step op by op in Python.
+      by_xla: blocks of steps are XLA programs: see blocks.py.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Program:
         traced: list[str] | None = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
+        by_xla: bool = False,
     ) -> None:
         self.names = names
         self.traced: list[str] = [] if traced is None else traced
@@ -91,6 +93,7 @@ class Program:
         self._compiled_results = tf.function(results, autograph=False)
         self._eager_step = step
         self._run_eagerly = run_eagerly
+        self._by_xla = by_xla
         self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
@@ -99,6 +102,7 @@ class Program:
             logs, recorded, carried = step(batch, index, carried)
             return {} if logs is None else logs, self._row(recorded), carried
 
+        self._flat_step = flat_step
         # Keras compiles its step as a function of its own with exactly these options; what XLA sees must be the same.
         self._step = tf.function(flat_step, autograph=False, reduce_retracing=True, jit_compile=jit_compile or None)
         self._step_and_results = tf.function(
@@ -183,10 +187,10 @@ class Program:
         """Whether `run` on this source would find its program ready."""
         return self._key(source) in self._compiled
 
-    @staticmethod
-    def _key(source: Source) -> Any:
+    def _key(self, source: Source) -> Any:
         """Op determinism is part of it: TensorFlow then refuses the clock in the loop, and the host bounds the steps."""
-        return (source.key, "without a clock") if keras_private.op_determinism() else source.key
+        key = (source.key, source.sizes) if self._by_xla and isinstance(source, ArraySource) else source.key
+        return (key, "without a clock") if keras_private.op_determinism() else key
 
     def start_without_batch(self, source: Source, feed: Any, index: int, carried: Carried) -> None:
         """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
@@ -215,9 +219,13 @@ class Program:
                 f"One more program would be traced than `max_traces` allows. Received: max_traces={self.max_traces}.\n"
                 f"Traced so far:{known or ' none'}\nThis one:\n  {what}"
             )
+        has_clock = not keras_private.op_determinism()
+        if self._by_xla:
+            call = blocks.trace(self._flat_step, self._results, source, carried_specs, has_clock)
+            self.traced.append(what)
+            return call
         self.traced.append(what)
         feed_spec, batch_spec = source.specs()
-        has_clock = not keras_private.op_determinism()
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
             # The clock is read in the graph: preparing it, at the first call, is not the steps' time.

@@ -3,8 +3,10 @@
 import gc
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["FITCORE_CACHE"] = os.path.join(tempfile.mkdtemp(), "plans.json")  # for child processes too; not the user's own
 
 from collections.abc import Iterator
 

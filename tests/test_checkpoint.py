@@ -450,7 +450,7 @@ def test_any_callback(name: str, tmp_path: Path) -> None:
     assert written(tmp_path / "cut0" / "written") == written(tmp_path / "undisturbed" / "written")
 
 
-@pytest.mark.parametrize("mode, loss", [("min", 0.98), ("max", 1.02)])
+@pytest.mark.parametrize(("mode", "loss"), [("min", 0.98), ("max", 1.02)])
 def test_less_than_min_delta_is_no_improvement_in_another_process_either(mode: str, loss: float) -> None:
     def started() -> list[keras.callbacks.Callback]:
         made = [each("val_loss", mode=mode, patience=1, min_delta=0.05) for each in (CB.EarlyStopping, CB.ReduceLROnPlateau)]

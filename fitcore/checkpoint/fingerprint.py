@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
 # data, or changes nothing in the training.
 _AS_THEY_ARE = (
     "batch_size", "epochs", "initial_epoch", "validation_split", "validation_steps", "validation_batch_size", "validation_freq",
-    "steps_per_epoch", "shuffle", "class_weight", "numerics", "noise", "schedule",
+    "steps_per_epoch", "shuffle", "class_weight", "numerics", "plan", "noise", "schedule",
 )  # fmt: skip
 _BY_CLASS = ("hooks", "callbacks")
 

@@ -90,6 +90,12 @@ class Saver:
         """Whether it was left within an epoch."""
         return self.where in WITHIN
 
+    @property
+    def by_xla(self) -> bool:
+        """Whether its steps were XLA's."""
+        assert self._found is not None
+        return bool(self._found.manifest["by_xla"])
+
     def _find(self, resume: str) -> Saved | None:
         paths = self._store.checkpoints()
         if resume == "never" and paths:

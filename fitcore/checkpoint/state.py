@@ -69,6 +69,7 @@ def take(run: Run, where: str, rows_saved: int) -> Snapshot:
         "where": where,
         "columns": run.curve.columns,
         "first_step": run.curve.first_step,
+        "by_xla": run.engine.by_xla,
     }
     return Snapshot(variables, arrays, host, facts, run.curve.table(rows_saved))
 

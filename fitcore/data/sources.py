@@ -89,6 +89,9 @@ class ArraySource:
       tensors: a nest of tensors (None allowed) with the same number n > 0 of rows: (x,), (x, y) or (x, y, sample_weight).
       batch_size: rows per batch; the last batch of a pass may be smaller.
       order: the order of rows in each pass.
+
+    Attributes:
+      sizes: rows in every batch of a pass but the last, and in the last if it is smaller, else 0. None: they may change.
     """
 
     has_state = False
@@ -101,6 +104,8 @@ class ArraySource:
         self.order = order
         self.num_batches: int | None = -(-self.num_rows // batch_size)
         self._static = batch_size if self.num_rows % batch_size == 0 else None
+        full = min(batch_size, self.num_rows)
+        self.sizes: tuple[int, int] | None = full, self.num_rows % full
         leaf_specs = [(leaf.dtype, tuple(leaf.shape[1:])) for leaf in self._tensors]
         nest = tf.nest.map_structure(lambda leaf: leaf is None, tensors)
         self.key: Any = ("arrays", repr(nest), tuple(leaf_specs), self._static)
@@ -113,8 +118,11 @@ class ArraySource:
 
     def specs(self) -> tuple[Any, Any]:
         tensors = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors]
-        batch = [tf.TensorSpec([self._static, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors]
-        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64), tensors), self._pack(batch)
+        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64), tensors), self.batch_spec(self._static)
+
+    def batch_spec(self, rows: int | None) -> Any:
+        """Spec of a batch of that many rows; None: unknown."""
+        return self._pack([tf.TensorSpec([rows, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors])
 
     def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor | None, Callable[[], Any]]:
         order, batch_size, tensors = feed
@@ -127,6 +135,15 @@ class ArraySource:
             return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
 
         return None, gather
+
+    def batch_at(self, feed: Any, place: tf.Tensor, rows: int) -> Any:
+        """The batch at `place`, traced for XLA, for which `rows` rows are known to be left.
+
+        Not by `tf.slice`: XLA would compile anew for each value of what its begin is made of.
+        """
+        order, batch_size, tensors = feed
+        chosen = tf.gather(order, place * batch_size + tf.range(rows, dtype=tf.int64))
+        return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
 
     def ended(self, place: int) -> bool:
         return self.num_batches is not None and place >= self.num_batches
@@ -179,7 +196,7 @@ class ResizableSource(ArraySource):
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         super().__init__(tensors, batch_size, order)
         self.num_batches = None
-        self._static = None
+        self._static = self.sizes = None
         self.key = ("arrays, batch size may change", *self.key[1:-1])
 
     def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor, Callable[[], Any]]:

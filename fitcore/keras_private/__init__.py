@@ -18,6 +18,12 @@ from fitcore.keras_private.data import (
     train_validation_split,
     use_pool,
 )
+from fitcore.keras_private.draws import (
+    Draw,
+    NotDrawableError,
+    draws_given,
+    draws_noted,
+)
 from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
@@ -71,6 +77,8 @@ from fitcore.keras_private.trainer import (
 )
 
 __all__ = [
+    "Draw",
+    "NotDrawableError",
     "added_losses",
     "all_layers",
     "are_arrays",
@@ -81,6 +89,8 @@ __all__ = [
     "compile_metrics",
     "compute_loss",
     "count_step",
+    "draws_given",
+    "draws_noted",
     "drop_validation",
     "eager_random_state",
     "flatten_logs",

@@ -5,6 +5,7 @@ What comes of many weights is kept as `Pieces`: vectors, each with the places it
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ def flat_deviations(factors: Mapping[int, Any]) -> Pieces:
     def stacked(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         for tensor in tensors:
             if id(tensor) not in norms:
-                norms[id(tensor)] = tf.math.reduce_euclidean_norm(wide(tensor), axis=1)
+                norms[id(tensor)] = _row_norms(wide(tensor))
         return tf.stack([norms[id(tensor)] for tensor in tensors])
 
     kinds: dict[Any, list[int]] = {}
@@ -87,3 +88,13 @@ def flat_deviations(factors: Mapping[int, Any]) -> Pieces:
             rows *= stacked([factors[place].a[0] for place in places])
         pieces.append((places, tf.reduce_sum(tf.square(rows), axis=1)))
     return pieces
+
+
+for_xla = contextvars.ContextVar("for_xla", default=False)  # whether what is traced is for XLA
+
+
+def _row_norms(rows: tf.Tensor) -> tf.Tensor:
+    """The Euclidean norm of each row: by one op, which XLA hasn't got and needn't have."""
+    if for_xla.get():
+        return tf.sqrt(tf.reduce_sum(tf.square(rows), axis=1))
+    return tf.math.reduce_euclidean_norm(rows, axis=1)

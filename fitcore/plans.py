@@ -1,0 +1,216 @@
+"""In which form `numerics="fast"` trains: measured once for a model, its batches and this machine, and remembered.
+
+    graph   TensorFlow's kernels, as numerics="exact" has them, but for the optimizer's (optimizers/fused.py)
+    xla     blocks of steps, each one XLA program (blocks.py)
+
+XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but its
+convolutions on a CPU are ten times slower. For a model between the two nobody can tell beforehand, so both train for a few dozen
+steps; then every variable and random generator is put back as it was. What was found is kept in `cache_file()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore.blocks import NotByXlaError
+from fitcore.checkpoint import randomness
+from fitcore.checkpoint.fingerprint import machine, of_model, versions, words
+from fitcore.data import ArraySource, Source, Stream
+from fitcore.data.order import KerasOrder
+from fitcore.engine import Engine
+from fitcore.run import Run
+
+PLANS = ("auto", "graph", "xla")
+STEPS, ROUNDS = 16, 3  # of each form, when measuring
+HOPELESS = 3.0  # times slower than the other form in its first steps: no more of them are made
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How long a step takes in each form.
+
+    Attributes:
+      graph, xla: seconds per step; of XLA None where it can't be used.
+      why: why it can't, in words; else empty.
+    """
+
+    graph: float
+    xla: float | None
+    why: str = ""
+
+    @property
+    def plan(self) -> str:
+        """The faster one."""
+        return "xla" if self.xla is not None and self.xla < self.graph else "graph"
+
+    def __str__(self) -> str:
+        if self.xla is None:
+            return f"graph; XLA can't be used: {self.why}"
+        return f"{self.plan}; measured: {1e6 * self.graph:.0f} µs per step by TensorFlow's kernels, {1e6 * self.xla:.0f} by XLA"
+
+
+def why_not_xla(engine: Engine, source: Source) -> str | None:
+    """Why XLA needn't be tried, from what is known without tracing; None if it is to be."""
+    if engine.run_eagerly or tf.config.functions_run_eagerly():
+        return "the model runs eagerly"
+    if not isinstance(source, ArraySource) or source.sizes is None:
+        return "only arrays in memory, in batches of a fixed size, have shapes that are known beforehand"
+    return None
+
+
+def choose(run: Run, record: Any, plan: str) -> bool:
+    """Whether the run's training programs are to be XLA's. Within `Engine.settings(..., "fast")`.
+
+    Args:
+      run: at its start.
+      record: what is recorded at each step.
+      plan: "auto": what was measured for such a fit before, or is now; "graph" or "xla": that form.
+
+    Raises:
+      ValueError: `plan` is "xla", and XLA can't be used.
+    """
+    if plan == "graph":
+        return False
+    engine, source = run.engine, run.stream.source
+    reason = why_not_xla(engine, source)
+    if plan == "xla":
+        if reason is None:
+            try:
+                _prepare(run, record, by_xla=True)
+                with _put_back(run):
+                    _seconds(run, record, 1)
+            except (NotByXlaError, tf.errors.OpError) as error:
+                reason = _in_words(error)
+        if reason is not None:
+            raise ValueError(f'`plan`: XLA can\'t be used for this fit: {reason}. Received: plan="xla"')
+        return True
+    if reason is not None:
+        return False
+    key = key_of(engine, source, record, run.rules)
+    known = remembered(key)
+    if known is None:
+        known = _measure(run, record)
+        _remember(key, known)
+    return known.plan == "xla"
+
+
+def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:
+    """What the speed of a step depends on, as one word that is the same in another process."""
+    optimizer = engine.parts.optimizer
+    config = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    what = {
+        "model": of_model(engine.model),
+        "optimizer": [type(optimizer).__name__, {name: words(value) for name, value in config.items() if name != "name"}],
+        "weights": [list(variable.shape) for variable in engine.parts.trainable()],
+        "metrics": [type(metric).__name__ for metric in engine.parts.metrics()],
+        "batch": [repr(source.specs()[1]), getattr(source, "sizes", None)],
+        "record": words(dict(record)),
+        "rules": words(getattr(rules, "rules", None)),
+        "schedules": sorted(engine.schedules),
+        "jit_compile": engine.jit_compile,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------
+
+
+def _measure(run: Run, record: Any) -> Measured:
+    """Train a few dozen steps in either form, and put everything back."""
+    engine = run.engine
+    _prepare(run, record, by_xla=False)
+    with _put_back(run):
+        graph = [_seconds(run, record, STEPS) for _ in range(2)][1:]  # the first call sets up
+        try:
+            _prepare(run, record, by_xla=True)
+            _seconds(run, record, 1)  # compiles
+            xla = [_seconds(run, record, 2)]
+            if xla[0] > HOPELESS * graph[0]:
+                return Measured(graph[0], xla[0])
+            for _ in range(ROUNDS):
+                for by_xla, found in ((False, graph), (True, xla)):
+                    engine.by_xla = by_xla
+                    found.append(_seconds(run, record, STEPS))
+        except (NotByXlaError, tf.errors.OpError) as error:
+            return Measured(min(graph), None, _in_words(error))
+    return Measured(min(graph), min(xla))
+
+
+def _in_words(error: Exception) -> str:
+    """The line of an error that says what it is about; XLA's begin with where it was raised."""
+    lines = str(error).splitlines()
+    return next((line.strip() for line in lines if "unsupported" in line or "No registered" in line), lines[0])[:300]
+
+
+def _prepare(run: Run, record: Any, by_xla: bool) -> None:
+    run.engine.by_xla = by_xla
+    run.engine.prepare(run.stream, record, run.rules, run.rule_state())
+
+
+def _seconds(run: Run, record: Any, steps: int) -> float:
+    """Seconds per step of a call that makes so many, or as many as there are full batches."""
+    source: Any = run.stream.source
+    stream = Stream(ArraySource(source.tensors, source.batch_size, KerasOrder(False)))  # an order that is drawn is the run's
+    stream.begin_epoch()
+    steps = min(steps, max(source.num_rows // source.batch_size, 1))
+    started = time.perf_counter()
+    chunk = run.engine.train(stream, steps, index=run.step, record=record, rules=run.rules, state=run.rule_state())
+    return (time.perf_counter() - started) / chunk.steps
+
+
+@contextlib.contextmanager
+def _put_back(run: Run) -> Iterator[None]:
+    """Every variable and random generator is afterwards as it was before."""
+    variables = [variable for _, variable in run.variables()]
+    values, random = [tf.identity(variable) for variable in variables], randomness.state()
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        randomness.load_state(random)
+
+
+# --- remembering ----------------------------------------------------------------------------------------------------------
+
+
+def cache_file() -> Path:
+    """Where it is kept: FITCORE_CACHE, or fitcore/plans.json in the user's cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FITCORE_CACHE") or Path(folder, "fitcore", "plans.json"))
+
+
+def remembered(key: str) -> Measured | None:
+    """What was measured for this key; None if nothing was, or it can't be read."""
+    found = _all().get(key)
+    return None if found is None else Measured(**found)
+
+
+def _all() -> dict[str, Any]:
+    try:
+        found = json.loads(cache_file().read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(key: str, measured: Measured) -> None:
+    path = cache_file()
+    written = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # measured again next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps(_all() | {key: asdict(measured)}, indent=1))
+        written.replace(path)

@@ -1,0 +1,239 @@
+"""numerics="fast": blocks of steps as XLA programs, which form is the faster one, and how far from exact that is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cuts import Cut, Cutting
+from keras import layers
+from models import data, dataset, noisy
+
+import fitcore
+from fitcore import blocks, plans
+
+OPT = keras.optimizers
+
+
+def sequential(body: list[Any], shape: tuple[int, ...], optimizer: Any, loss: str = "mse", dtype: Any = None) -> keras.Model:
+    model = keras.Sequential([keras.Input(shape, dtype=dtype), *body])
+    model.compile(optimizer, loss, metrics=["mae"])
+    return model
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+MODELS: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
+    "dropout and normalization": (noisy, numbers(22, 3)),
+    "noise, momentum, clipping": (
+        lambda: sequential(
+            [
+                layers.GaussianNoise(0.1),
+                layers.Dense(4, "tanh"),
+                layers.SpatialDropout1D(0.3),
+                layers.Flatten(),
+                layers.Dense(1),
+            ],
+            (3, 2),
+            OPT.SGD(0.01, momentum=0.9, clipnorm=0.1),
+        ),
+        numbers(22, 3, 2),
+    ),
+    "recurrent": (
+        lambda: sequential([layers.LSTM(4, dropout=0.2), layers.Dense(1)], (5, 2), OPT.RMSprop(0.01)),
+        numbers(22, 5, 2),
+    ),
+    "embedding, averaged": (
+        lambda: sequential(
+            [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)],
+            (5,),
+            OPT.AdamW(0.01, use_ema=True, gradient_accumulation_steps=2),
+            dtype="int32",
+        ),
+        np.random.default_rng(0).integers(0, 7, (22, 5)),
+    ),
+}
+
+
+def variables(model: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def fitted(make: Callable[[], keras.Model], x: Any, *, plan: str | None, **arguments: Any) -> tuple[keras.Model, Any]:
+    """A model trained by a plan; None: exactly."""
+    keras.utils.set_random_seed(7)
+    model = make()
+    how = {} if plan is None else {"numerics": "fast", "plan": plan}
+    y = np.asarray(x, "float32").reshape(len(x), -1)[:, :1]
+    return model, fitcore.fit(model, x, y, **{"batch_size": 4, "verbose": 0} | arguments, **how)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_xla_stays_by_exact(name: str) -> None:
+    make, x = MODELS[name]
+    first, _ = fitted(make, x, plan=None, epochs=0)
+    start = first.get_weights()
+    exact, _ = fitted(make, x, plan=None, steps_per_epoch=2 if "averaged" in name else 1)
+    fast, _ = fitted(make, x, plan="xla", steps_per_epoch=2 if "averaged" in name else 1)
+    updates = [np.concatenate([(a - b).ravel() for a, b in zip(m.get_weights(), start)]) for m in (exact, fast)]
+    assert np.linalg.norm(updates[1] - updates[0]) < 1e-4 * np.linalg.norm(updates[0])
+    assert np.linalg.norm(updates[0]) > 0
+
+    exact, ours = fitted(make, x, plan=None, epochs=2, validation_split=0.1)  # the last batch is smaller
+    fast, theirs = fitted(make, x, plan="xla", epochs=2, validation_split=0.1)
+    assert ours.history.keys() == theirs.history.keys()
+    for a, b in zip(variables(exact), variables(fast)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        if a.dtype.kind == "i":  # steps counted, random numbers drawn
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(ours.steps["step/loss"], theirs.steps["step/loss"], rtol=1e-4)
+    assert theirs.account["steps"] == ours.account["steps"] == 2 * 5
+
+
+def test_hooks_rules_schedules_and_noise_work_in_it() -> None:
+    class Every(fitcore.Hook):
+        when = fitcore.every(3)
+        record = ("step/loss", "step/learning_rate", "step/gradient_norm")
+
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, float]] = []
+
+        def after_steps(self, view: fitcore.View) -> None:
+            self.seen.append((view.step, float(view.records["step/loss"][-1])))
+
+    found = []
+    for plan in (None, "xla"):
+        hook = Every()
+        model, history = fitted(
+            noisy,
+            numbers(22, 3),
+            plan=plan,
+            epochs=4,
+            hooks=[hook, fitcore.StopOn(fitcore.Target(1e9), "step/gradient_norm"), fitcore.StopAfter(examples=70)],
+            schedule=lambda step, base: base / (1.0 + tf.cast(step, tf.float32)),
+            class_weight={0: 1.0},
+            noise=True,
+        )
+        found.append((hook.seen, history.steps, variables(model), history.stop_reason))
+    (seen, steps, _values, stop), (seen_fast, steps_fast, _values_fast, stop_fast) = found
+    assert [step for step, _ in seen] == [step for step, _ in seen_fast]
+    np.testing.assert_allclose([loss for _, loss in seen], [loss for _, loss in seen_fast], rtol=1e-3)
+    assert steps.keys() == steps_fast.keys()
+    assert "noise/scale" in steps
+    for name in steps:
+        np.testing.assert_allclose(steps[name], steps_fast[name], rtol=0.02, atol=1e-5, err_msg=name)
+    assert stop == stop_fast
+
+
+def test_a_rule_stops_at_its_step_and_no_random_number_is_lost() -> None:
+    x = numbers(64, 3)
+    hooks = lambda: [fitcore.StopOn(fitcore.Smoothed(fitcore.Patience(3), 0.5), "step/loss")]  # noqa: E731
+    (exact, a), (fast, b) = (fitted(noisy, x, plan=plan, epochs=20, hooks=hooks()) for plan in (None, "xla"))
+    assert a.stop_reason is not None
+    assert a.account["steps"] == b.account["steps"] < 20 * 16
+    generators = [[v.numpy().tolist() for v in m.variables if "seed" in v.path] for m in (exact, fast)]
+    assert generators[0] == generators[1]
+    assert generators[0][0][1] == a.account["steps"]
+
+
+def test_a_block_ends_with_the_curve_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 3)
+    _, ours = fitted(noisy, numbers(62, 3), plan=None)
+    _, theirs = fitted(noisy, numbers(62, 3), plan="xla")
+    np.testing.assert_allclose(ours.steps["step/loss"], theirs.steps["step/loss"], rtol=0.01)
+
+
+# --- which form -----------------------------------------------------------------------------------------------------------
+
+
+def test_measuring_changes_nothing_and_is_done_once() -> None:
+    x = numbers(42, 3)
+    said = fitcore.explain(noisy(), *data(42), batch_size=4, numerics="fast")
+    assert "not measured yet" in said
+    chosen, first = fitted(noisy, x, plan="auto")
+    random = np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
+    found = plans.remembered(next(iter(plans._all())))
+    assert found is not None
+    assert found.xla is not None
+    assert found.graph > 0
+    told, _ = fitted(noisy, x, plan=found.plan)
+    assert random == (np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy())
+    for a, b in zip(variables(chosen), variables(told)):
+        np.testing.assert_array_equal(a, b)
+    _, again = fitted(noisy, x, plan="auto")
+    assert (first.account["traces"], again.account["traces"]) == (2, 1)
+    keras.utils.set_random_seed(7)
+    assert f"{found.plan}; measured" in fitcore.explain(noisy(), *data(42), batch_size=4, numerics="fast")
+
+
+class Shuffling(layers.Layer):
+    def call(self, x: Any, training: bool = False) -> Any:
+        return keras.random.shuffle(x, seed=3) if training else x
+
+
+class Drawing(layers.Layer):
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x + tf.random.uniform(tf.shape(x)) if training else x
+
+
+class Calling(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(lambda each: each, [x], tf.float32), x.shape)
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (Shuffling, "what keras.random.shuffle draws depends on what the step computes"),
+        (Drawing, "XLA does RandomUniform otherwise than TensorFlow"),
+        (Calling, "PyFunc"),
+    ],
+)
+def test_what_xla_would_do_otherwise_is_left_to_the_graph(layer: type, why: str) -> None:
+    def make() -> keras.Model:
+        return sequential([layer(), layers.Dense(1)], (3,), OPT.Adam(0.01))
+
+    fitted(make, numbers(20, 3), plan="auto")
+    assert any(why in found["why"] for found in plans._all().values())
+    if layer is not Calling:  # XLA finds it out itself, in compiling
+        with pytest.raises(ValueError, match=f"`plan`: XLA can't be used for this fit: .*{why}"):
+            fitted(make, numbers(20, 3), plan="xla")
+
+
+def test_what_has_no_fixed_shape_is_left_to_the_graph() -> None:
+    assert "plan        graph; only arrays in memory" in fitcore.explain(noisy(), dataset(), numerics="fast")
+    fitcore.fit(noisy(), dataset(), numerics="fast", verbose=0)
+    with pytest.raises(ValueError, match="`plan`: XLA can't be used for this fit: only arrays in memory"):
+        fitcore.fit(noisy(), dataset(), numerics="fast", plan="xla", verbose=0)
+
+
+def test_wrong_plans() -> None:
+    with pytest.raises(ValueError, match=r"`plan` must be one of .*Received: plan='jax'"):
+        fitcore.fit(noisy(), *data(4), numerics="fast", plan="jax")
+    with pytest.raises(ValueError, match=r'`plan` is of numerics="fast"\. Received'):
+        fitcore.fit(noisy(), *data(4), plan="xla")
+
+
+def test_a_resumed_fit_keeps_its_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(folder: str, cut: int | None, fastest: str) -> list[np.ndarray]:
+        measured = plans.Measured(1.0, 2.0 if fastest == "graph" else 0.5)
+        monkeypatch.setattr(plans, "_measure", lambda run, record: measured)
+        monkeypatch.setenv("FITCORE_CACHE", str(tmp_path / f"{fastest}.json"))
+        checkpoint = fitcore.Checkpoint(tmp_path / folder, every="2 steps")
+        model = None
+        with contextlib.suppress(Cut):
+            model, _ = fitted(noisy, numbers(42, 3), plan="auto", epochs=3, hooks=[Cutting(cut)], checkpoint=checkpoint)
+        return [] if model is None else variables(model)
+
+    want = fit("undisturbed", None, "xla")
+    fit("cut", 15, "xla")
+    for a, b in zip(want, fit("cut", None, "graph")):  # another machine would choose otherwise
+        np.testing.assert_array_equal(a, b)
