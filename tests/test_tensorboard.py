@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 import fitcore
+from fitcore.hooks import hparams
 
 X = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
 Y = (X @ [[1.0], [-2.0], [0.5]]).astype("float32")
@@ -99,3 +101,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, mo
     monkeypatch.setattr("os.access", lambda path, mode: False)  # a folder without permission, also where root runs the tests
     with pytest.raises(PermissionError, match="events"):
         fitcore.TensorBoard(tmp_path / "events")
+
+
+def test_a_runs_flags_and_results(tmp_path):
+    flags = {"rate": 0.5, "epochs": 3, "fast": True, "stop": ["a", "b"], "note": "x", "unset": None}
+    hparams.write(tmp_path, flags, {"accuracy": 0.75, "loss": float("nan")})
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    written = metadata.parse_session_start_info_plugin_data(content).hparams
+    found = {name: getattr(value, value.WhichOneof("kind")) for name, value in written.items()}
+    assert found == {"rate": 0.5, "epochs": 3, "fast": True, "stop": "['a', 'b']", "note": "x"}
+    assert values(read(tmp_path)["accuracy"]) == [0.75]
+    assert np.isnan(values(read(tmp_path)["loss"]))
