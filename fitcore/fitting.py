@@ -16,8 +16,9 @@ from fitcore.arguments import capped, changes_batch_size, check_arguments, check
 from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
+from fitcore.description import describe
 from fitcore.engine import Engine
-from fitcore.hooks import Hook
+from fitcore.hooks import Fit, Hook
 from fitcore.hooks.noise_events import NoiseEvents
 from fitcore.noise import GradientNoise
 from fitcore.noise.results import curves
@@ -156,7 +157,15 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
-    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    about = Fit(
+        epochs=epochs,
+        batch_size=getattr(source, "batch_size", None) if stream.rows is None else None,
+        jit_compile=engine.jit_compile and not engine.run_eagerly,
+        describe=lambda: describe(engine, {**given, "hooks": hooks}, source.describe(), stream),
+        step_graph=lambda: engine.step_graph(stream, record, run.rules),
+        history=lambda: target.history,
+    )
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
     target.stop_training = False
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)

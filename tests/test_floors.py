@@ -24,7 +24,7 @@ FLOORS = [
     ["call_limits", "recording", "run", "supported", "signal_to_noise"],
     ["checkpoint", "on_batch"],
     ["arguments", "loop"],
-    ["evaluation"],
+    ["description", "evaluation"],
     ["validation"],
     ["fitting"],
     ["explain", "patch", "command_line"],

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import summary_v2
 
-from fitcore.hooks.tensorboard import EventFile, writable_folder
+from fitcore.hooks.event_file import EventFile, event_of, writable_folder
 
 
 def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -33,9 +31,7 @@ def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: 
         for name, value in flags.items()
         if value is not None
     }
-    event = Event(wall_time=time.time())
-    event.summary.ParseFromString(summary_v2.hparams_pb(shown).SerializeToString())
-    file = EventFile(writable_folder(directory), [event])
+    file = EventFile(writable_folder(directory), [event_of(summary_v2.hparams_pb(shown))])
     for name, value in metrics.items():
         file.write(name, [0], [value])
     file.close()

@@ -7,11 +7,10 @@ import os
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
+from fitcore.hooks.event_file import EventFile, event_of, writable_folder
 from fitcore.hooks.protocol import RETURNS, Answer, Hook, View
-from fitcore.hooks.tensorboard import EventFile, writable_folder
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurve, curves
@@ -75,9 +74,7 @@ class NoiseEvents(Hook):
         first = view.first_step + len(new) - len(remembered)
         noise = curves(remembered, first, self._probe, self._config)
         if self._file is None:
-            dashboard = Event()
-            dashboard.summary.ParseFromString(summary.pb(layout(list(noise.layers))).SerializeToString())
-            self._file = EventFile(self._folder, [dashboard])
+            self._file = EventFile(self._folder, [event_of(summary.pb(layout(list(noise.layers))))])
         fresh = noise.step >= view.first_step
         steps = noise.step[fresh] + 1
         self._points("noise/batch_size", steps, noise.batch_size[fresh])
