@@ -66,12 +66,17 @@ class EventFile:
 
     def write_event(self, event: Event) -> None:
         """Write an event as it is."""
+        self._write([event.SerializeToString()])
+
+    def _write(self, records: Iterable[bytes]) -> None:
         if self._broken:
             return
         try:
             if self._records is None:
                 self._open()
-            self._records.write(event.SerializeToString())
+            write = self._records.write
+            for record in records:
+                write(record)
         except (OSError, tf.errors.OpError) as error:
             self._give_up(error)
 
@@ -127,8 +132,8 @@ class EventFile:
         point.tensor.dtype = tf.float32.as_datatype_enum
         point.tensor.tensor_shape.SetInParent()  # a scalar's shape: there, and empty
         point.tensor.float_val.append(0.0)
-        for event.step, point.tensor.float_val[0] in zip(steps, values):
-            self.write_event(event)
+        floats, serialized = point.tensor.float_val, event.SerializeToString  # looked up once: this is done for every step
+        self._write(serialized() for event.step, floats[0] in zip(steps, values))
 
     def write_tensor(self, tag: str, step: int, value: np.ndarray, metadata: SummaryMetadata) -> None:
         """Write one value of another kind than scalars; `metadata` is that of the dashboard which shows it."""
