@@ -6,7 +6,8 @@ batch_size.py   a batch size that changes while training
 plateau.py      a learning rate that falls when the loss no longer does
 stopping.py     stop rules (pure) and the hook that applies one
 early_stopping.py, noise_control.py   early stopping and budgets; settings that follow the gradient noise
-tensorboard.py  events per step and per epoch; noise_events.py: of the gradient noise; hparams.py: a run's flags and results
+tensorboard.py  events per step and per epoch, and more to see of a fit; watching.py: what is seen inside the loop for it
+noise_events.py, hparams.py, event_file.py   events of the gradient noise, of a run's flags and results; where all are written
 """
 
 from fitcore.hooks.batch_size import BatchSizeSchedule
