@@ -12,7 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private, loop
-from fitcore.arguments import capped, changes_batch_size, check_arguments, check_count, check_hooks, first_batch_size, shows_bar
+from fitcore.arguments import (
+    capped,
+    changes_batch_size,
+    check_arguments,
+    check_count,
+    check_hooks,
+    first_batch_size,
+    shows_bar,
+    with_brought,
+)
 from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
@@ -156,6 +165,7 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
+    hooks = with_brought(hooks, callbacks.callbacks)
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
     target.stop_training = False
     if validation_data is not None:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fitcore
 from experiments import digits
 from experiments.claims import data
-from fitcore.command_line import launch
+from fitcore.command_line import curves, launch
 
 app.define_help_flags()  # here, because flagsaver would take away what is defined under it
 
@@ -116,6 +116,17 @@ def steps_in(folder, tag):
     return [event.step for event in EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tensors(tag)]
 
 
+def points(run):
+    """(fit, curve, step, value) of all lines of its curves."""
+    return [
+        (line["fit"], name, step, value)
+        for path in sorted((run / "curves").iterdir())
+        for line in curves.lines_of(path)
+        for name, values in line["steps"].items()
+        for step, value in enumerate(values, line["first"])
+    ]
+
+
 @pytest.mark.slow
 def test_a_runs_flagfile_launches_the_same_run(line, tmp_path):
     first = line("--epochs=3", "--seed=7", "--logdir=first", "--note=two words, 'quoted'")
@@ -166,6 +177,7 @@ def test_a_killed_run_goes_on_when_it_is_launched_again(line, tmp_path):
     command = ("--epochs=3", "--kill_at=7", "--checkpoint_every=2 steps", "--logdir=run")
     assert line(*command).returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "result.json").exists()
+    assert {name: len(fit["epochs"]) for name, fit in curves.read(tmp_path / "run").items()} == {"one": 3, "two": 1}
     other = line(*command, "--epochs=4")
     assert other.returncode == 1
     assert "this holds a run with other flags. There: --epochs=3, here: --epochs=4." in other.stderr
@@ -175,6 +187,8 @@ def test_a_killed_run_goes_on_when_it_is_launched_again(line, tmp_path):
     assert undisturbed.returncode == 0, undisturbed.stderr
     for name in ("result.json", "history.json", "flags.txt"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    found, expected = (points(tmp_path / folder) for folder in ("run", "undisturbed"))
+    assert sorted(found) == sorted(expected)
     first, last = load(tmp_path / "run" / "environment.json")["starts"]
     assert first["started"] < last["started"]
     assert (first["started"], first["command"]) == tuple(

@@ -4,5 +4,6 @@ registry.py    names for schedules, optimizers, stop hooks and noise measurement
 registered.py  the names of what is Keras's or takes several parts
 spec_flags.py  flags whose values are specs
 launch.py      absl flags and a directory per run; environment.py: what a run is made in
+curves.py      curves/FIT.jsonl: curves that are written while a fit trains, and read
 digests.py     what history.json gets of each fit, a digest of every variable per epoch with it
 """

@@ -28,6 +28,7 @@ A run's directory, runs/NAME/<date and time> unless --logdir says otherwise, hol
     environment.json  versions, devices, seed, determinism, command line, git commit; and when and how it was started each time
     history.json      by name of the fit: its History, its curves per step, and a digest of every variable per epoch; after a
                       stop, an error and Ctrl-C too
+    curves/FIT.jsonl  the same curves, written while the fit trains: a run that is killed keeps them
     result.json       what `main` returned; only if it did. Measured times have a name with "seconds" in it, so that
                       python -m fitcore.verify DIRECTORY, which does the run again and compares, leaves them out
     checkpoints/NAME/ of the fit so called, with --checkpoint_every: the same command with the same --logdir goes on from there
@@ -58,6 +59,7 @@ from absl import flags as absl_flags
 from fitcore.checkpoint import Checkpoint, CheckpointError, Folders, Preempted, leaving_when_preempted
 from fitcore.checkpoint.config import RESUME
 from fitcore.command_line import registry, spec_flags
+from fitcore.command_line.curves import CurveWriter, file_of
 from fitcore.command_line.digests import DigestingHistory
 from fitcore.command_line.environment import command, experiment, note_start, write_json
 from fitcore.hooks import Hook
@@ -172,14 +174,15 @@ class RunDirectory:
     def history(self, name: str) -> DigestingHistory:
         """A fresh History for one fit, to be put into its `callbacks`: the fit fills it, and history.json gets it.
 
-        It keeps a digest of every variable per epoch. Works with `fitcore.fit` and `model.fit` alike.
+        It keeps a digest of every variable per epoch, and writes curves/NAME.jsonl while the fit runs: its epochs, and what
+        `fitcore.fit` records per step. Works with `fitcore.fit` and `model.fit` alike.
 
         Raises:
           ValueError: if `name` was given before.
         """
-        if name in self._histories:
+        if file_of(self.path, name) in (file_of(self.path, other) for other in self._histories):
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
-        self._histories[name] = DigestingHistory()
+        self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
         return self._histories[name]
 
     def checkpoint(self, name: str) -> Checkpoint | None:
@@ -194,7 +197,9 @@ class RunDirectory:
         return None if self._folders is None else self._folders.of(name)
 
     def write_histories(self) -> None:
-        """Write history.json with what the fits have left so far."""
+        """Write history.json with what the fits have left so far, and what is still missing in their curves."""
+        for history in self._histories.values():
+            history.writer.complete(getattr(history, "first_step", 0), getattr(history, "steps", {}))
         found = {
             name: {
                 "epoch": getattr(history, "epoch", []),
