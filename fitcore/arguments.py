@@ -67,9 +67,9 @@ def check_callbacks(callbacks: Any) -> None:
 
 
 def with_brought(hooks: Iterable[Hook], callbacks: Iterable[Any]) -> list[Hook]:
-    """The hooks, and those that callbacks bring along in their attribute `hook`, for what Keras's methods don't tell them."""
-    brought = [getattr(callback, "hook", None) for callback in callbacks]
-    return [*hooks, *(hook for hook in brought if isinstance(hook, Hook))]
+    """The hooks, and those that callbacks bring along in a list `hooks`, for what Keras's methods don't tell them."""
+    brought = [getattr(callback, "hooks", None) for callback in callbacks]
+    return [*hooks, *(hook for each in brought if isinstance(each, list) for hook in each if isinstance(hook, Hook))]
 
 
 def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:

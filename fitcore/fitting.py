@@ -168,6 +168,8 @@ def fit(
     hooks = with_brought(hooks, callbacks.callbacks)
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
     target.stop_training = False
+    if hasattr(target.history, "fingerprint"):  # a History that keeps what was trained, and on which data
+        target.history.fingerprint = fingerprint_of(engine, source, given)
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:

@@ -127,13 +127,13 @@ def test_a_fit_that_begins_anew_begins_its_file_anew(tmp_path):
 def test_of_what_is_there_twice_the_later_counts(tmp_path):
     file_of(tmp_path, "f").parent.mkdir()
     lines = [
-        {"fit": "f", "first": 0, "steps": {"a": [1, 2, 3]}, "epochs": [{"epoch": 0, "step": 3}]},
-        {"fit": "f", "first": 2, "steps": {"a": [4, 5]}, "epochs": [{"epoch": 0, "step": 4}]},
+        {"fit": "f", "first": 0, "steps": {"a": [1, 2, 3]}, "epochs": [{"epoch": 0, "step": 4, "seconds": 1}]},
+        {"fit": "f", "first": 2, "steps": {"a": [4, 5]}, "epochs": [{"epoch": 0, "step": 4, "seconds": 2}]},
     ]
     file_of(tmp_path, "f").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"fit')
     found = read(tmp_path)["f"]
     assert [values.tolist() for values in found["steps"]["a"]] == [[0, 1, 2, 3], [1, 2, 4, 5]]
-    assert found["epochs"] == [{"epoch": 0, "step": 4}]
+    assert found["epochs"] == [{"epoch": 0, "step": 4, "seconds": 2}]
 
 
 def test_two_fits_never_share_a_file(tmp_path):

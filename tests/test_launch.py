@@ -11,7 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import flags
 from absl.testing import flagsaver
 from models import linear
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,13 +21,12 @@ from experiments import digits
 from experiments.claims import data
 from fitcore.command_line import curves, launch
 
-app.define_help_flags()  # here, because flagsaver would take away what is defined under it
-
 LINE = '''
 """Fits a line, twice."""
 import os, signal
 import keras, numpy as np
 from absl import flags
+from absl.testing import flagsaver
 import fitcore
 from fitcore.command_line import launch
 
@@ -84,22 +83,6 @@ def line(tmp_path):
         return subprocess.run(
             [sys.executable, "line.py", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
-
-    return start
-
-
-@pytest.fixture
-def launched(monkeypatch, capsys):
-    """Launches `main` by flags in this process; returns (exit status, output, error output)."""
-
-    def start(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["line", *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit:
-            launch.run(main)
-        out, err = capsys.readouterr()
-        if isinstance(exit.value.code, str):  # Python prints it, and exits with 1
-            return 1, out, err + exit.value.code
-        return exit.value.code or 0, out, err
 
     return start
 

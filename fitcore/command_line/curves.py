@@ -4,6 +4,7 @@ A line holds what came since the line before:
     {"fit": name, "first": index of the first step in it, "steps": {name: [a value per step]},
      "epochs": [{"epoch": index, "step": steps done, "seconds": since the fit's start, "logs": {name: value}}],
      "time": Unix time, "seconds": since the fit's start}
+and the first one "fingerprint", what is trained and on which data, if `fitcore.fit` trains it.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ class CurveWriter:
         self._bytes = 0  # whole lines in the file
         self._begun = self._written = time.monotonic()
         self._writing: threading.Thread | None = None
+        self._fingerprint: Mapping[str, Any] | None = None
         self._told = False
 
-    def begin(self) -> None:
-        """The fit begins: seconds count from now on."""
+    def begin(self, fingerprint: Mapping[str, Any] | None = None) -> None:
+        """The fit begins: seconds count from now on. `fingerprint` goes into the first line."""
+        self._fingerprint = fingerprint
         self._begun = self._written = time.monotonic()
 
     def steps(self, first: int, records: Mapping[str, np.ndarray]) -> None:
@@ -109,6 +112,8 @@ class CurveWriter:
                     steps = {name: values.tolist() for name, values in records.items()}
                     last = i >= len(pieces) - 1
                     line = {"fit": self._fit, "first": first, "steps": steps, "epochs": epochs if last else [], **now}
+                    if not file.tell() and self._fingerprint is not None:
+                        line["fingerprint"] = self._fingerprint
                     file.write(json.dumps(line).encode() + b"\n")
                     time.sleep(0)  # a call of steps that is back needn't wait for more than a line
                 end = file.tell()
@@ -172,17 +177,17 @@ def read(run: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(Path(run, FOLDER).glob("*.jsonl")):
         pieces: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        epochs: dict[int, dict[str, Any]] = {}
+        epochs: dict[tuple[int, int], dict[str, Any]] = {}  # a History that several fits share has an epoch 0 of each
         fit = None
         for line in lines_of(path):
             fit = line["fit"]
             for name, values in line["steps"].items():
                 steps = np.arange(line["first"], line["first"] + len(values))
                 pieces.setdefault(name, []).append((steps, np.array(values, np.float64)))
-            epochs |= {each["epoch"]: each for each in line["epochs"]}
+            epochs |= {(each["step"] or 0, each["epoch"]): each for each in line["epochs"]}
         if fit is not None:
             curves = {name: _ascending(*map(np.concatenate, zip(*each))) for name, each in pieces.items()}
-            found[fit] = {"steps": curves, "epochs": [epochs[epoch] for epoch in sorted(epochs)]}
+            found[fit] = {"steps": curves, "epochs": [epochs[place] for place in sorted(epochs)]}
     return found
 
 

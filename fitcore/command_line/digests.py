@@ -49,25 +49,31 @@ class DigestingHistory(keras.callbacks.History):
     A digest is the CRC-32 of the variable's bytes, eight hexadecimal digits. It takes part in checkpoints.
 
     Args:
-      writer: writes the curves while the fit runs: those of each epoch, and by the hook that `fitcore.fit` finds in `hook`
-        what is recorded per step.
+      writer: writes the curves while the fit runs: those of each epoch, and by a hook what `fitcore.fit` records per step.
+
+    Attributes:
+      hooks: what `fitcore.fit` takes besides its own `hooks`.
+      fingerprint: `fitcore.checkpoint.fingerprint.of_fit` of a fit of fitcore's: what was trained, on which data.
     """
 
-    def __init__(self, writer: CurveWriter) -> None:
+    def __init__(self, writer: CurveWriter | None = None) -> None:
         super().__init__()
         self.digests: dict[str, list[str]] = {}
         self.writer = writer
-        self.hook = CurvesHook(writer)
+        self.hooks: list[Hook] = [] if writer is None else [CurvesHook(writer)]
+        self.fingerprint: Mapping[str, Any] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        self.writer.begin()
+        if self.writer is not None:
+            self.writer.begin(self.fingerprint)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         for name, variable in _variables(self.model):
             self.digests.setdefault(name, []).append(digest(variable))
-        self.writer.epoch(epoch, _steps_done(self.model), logs or {})
+        if self.writer is not None:
+            self.writer.epoch(epoch, _steps_done(self.model), logs or {})
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": self.history, "digests": self.digests}
