@@ -68,12 +68,14 @@ def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run
 def test_the_lock_ends_with_its_process_whatever_that_has_forked(tmp_path):
     descriptor = run_state.hold(tmp_path)
     assert run_state.is_held(tmp_path)
-    source, sink = os.pipe()
+    (source, sink), (started, starts) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.close(sink)
+        os.write(starts, b"1")
         os.read(source, 1)
         os._exit(0)
+    os.read(started, 1)
     os.close(descriptor)  # as the process's end does
     held = run_state.is_held(tmp_path)
     os.close(sink)
