@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fitcore.command_line import records
 from fitcore.command_line.differences import Difference, in_fit, in_result, leaves, same
-from fitcore.command_line.records import Record
+from fitcore.command_line.records import Record, aligned
 
 IDENTICAL, DIFFERS, WRONG = 0, 1, 2  # exit status
 METRICS = 4  # in a line of the list; all are in --json
@@ -120,13 +120,6 @@ def in_words(found: Mapping[str, Any]) -> str:
     rows += [[name, *map(_word, pair)] for name, pair in found["metrics"].items()]
     lines = [*aligned(rows), *(f"{each['place']}: {each['says']}" for each in found["first"])]
     return "\n".join([*lines, "identical" if found["identical"] else "not identical"])
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
 def _pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

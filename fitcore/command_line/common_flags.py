@@ -37,6 +37,23 @@ RESUME = flags.DEFINE_enum(
     "With --checkpoint_every, whether to go on from what --logdir holds: if there is something, must, never; or, by force, "
     "also where flags or versions differ.",
 )
+SWEEP = flags.DEFINE_string(
+    "sweep",
+    None,
+    'Do a run for each combination of flags\' values, below --logdir: "learning_rate=1e-3,1e-2;seed=0..9"; '
+    '"zip(epochs=1,10;learning_rate=1e-2,1e-3)" for pairs. The same command with the same --logdir does what is missing.',
+)
+JOBS = flags.DEFINE_integer("jobs", 1, "With --sweep, how many runs at a time, each a process.", lower_bound=1)
+PRINT_COMMANDS = flags.DEFINE_bool(
+    "print_commands",
+    False,
+    "With --sweep, do no run, but print a command for each that is missing: for a cluster's scheduler.",
+)
+HPARAMS = flags.DEFINE_list(
+    "hparams",
+    None,
+    "Flags to put into TensorBoard's HParams table, with the result's numbers. A sweep puts those there that it sweeps.",
+)
 
 
 def _is_interval(every: str | None) -> bool:
@@ -48,5 +65,14 @@ def _is_interval(every: str | None) -> bool:
 
 flags.register_validator("checkpoint_every", _is_interval)
 
-COMMON = (LOGDIR, SEED, DETERMINISTIC, VERBOSE, CHECKPOINT_EVERY, RESUME)
-NOT_IN_FLAGFILE = ("logdir", "flagfile", "resume")  # a relaunch gets a directory of its own
+COMMON = (LOGDIR, SEED, DETERMINISTIC, VERBOSE, CHECKPOINT_EVERY, RESUME, SWEEP, JOBS, PRINT_COMMANDS, HPARAMS)
+OF_THE_SWEEP = (
+    "sweep",
+    "jobs",
+    "print_commands",
+    "hparams",
+    "logdir",
+    "flagfile",
+)  # which its runs don't have, or have their own
+NOT_IN_FLAGFILE = ("logdir", "flagfile", "resume", "sweep", "jobs", "print_commands")  # a relaunch gets a directory of its own
+NOT_SWEPT = (*OF_THE_SWEEP, "resume", "checkpoint_every", "verbose")

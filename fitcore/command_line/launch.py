@@ -56,10 +56,12 @@ from absl import app
 from absl import flags as absl_flags
 
 from fitcore.checkpoint import CheckpointError, Folders, Preempted, leaving_when_preempted
-from fitcore.command_line import common_flags, run_state, spec_flags
+from fitcore.command_line import common_flags, hparams, run_state, spec_flags
 from fitcore.command_line.environment import TIME, command, note_start, write_json
 from fitcore.command_line.new_directory import directory_of, folders_in
+from fitcore.command_line.records import numbers
 from fitcore.command_line.run_directory import RunDirectory
+from fitcore.command_line.sweep import sweep
 
 __all__ = ["INTERRUPTED", "RunDirectory", "run", "weights_sha256"]
 
@@ -108,6 +110,17 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
         spec_flags.schedules_of(specs.get("schedule") or ())
     except ValueError as error:
         sys.exit(f"--schedule: {error}")
+    if common_flags.SWEEP.value is not None:
+        try:
+            return sweep(common_flags.SWEEP.value)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    for holder in (common_flags.JOBS, common_flags.PRINT_COMMANDS):
+        if holder.present:
+            sys.exit(f"--{holder.name} goes with --sweep, which is not given.")
+    unknown = [name for name in common_flags.HPARAMS.value or () if name not in absl_flags.FLAGS]
+    if unknown:
+        sys.exit(f"--hparams: there is no flag {unknown[0]!r}.")
     directory = directory_of(common_flags.LOGDIR.value)
     verbose = int(sys.stdout.isatty()) if common_flags.VERBOSE.value == "auto" else int(common_flags.VERBOSE.value)
     folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(directory / "checkpoints")
@@ -141,6 +154,9 @@ def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
             folders.close()
     for name in run.unused():
         print(f"--{name} was given, but the experiment never asked for it: it had no effect.", file=sys.stderr)
+    if common_flags.HPARAMS.value:
+        values = {name: absl_flags.FLAGS[name].value for name in common_flags.HPARAMS.value}
+        hparams.write(directory, values, numbers(result or {}))
     write_json(directory / "result.json", {} if result is None else result)
     print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
     print(f"The same run again: {again}")

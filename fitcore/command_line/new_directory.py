@@ -83,5 +83,9 @@ def flagfile() -> str:
     known = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
     given = {name: flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS[name].present}
     chosen = {name: flag for name, flag in sorted((known | given).items()) if name not in common_flags.NOT_IN_FLAGFILE}
-    lines = [flag.serialize() for flag in chosen.values() if flag.value is not None]
+    lines = [
+        f"--{flag.name}={str(flag.value).lower()}" if isinstance(flag.value, bool) else flag.serialize()  # never --noNAME
+        for flag in chosen.values()
+        if flag.value is not None
+    ]
     return "\n".join([f"# {command()} --flagfile=<this file>", *lines, ""])

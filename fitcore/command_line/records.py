@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,14 +32,7 @@ class Record:
     @cached_property
     def flags(self) -> dict[str, str]:
         """By name, the text of each flag's value; those of a flag that may be repeated joined by spaces."""
-        found: dict[str, str] = {}
-        for line in _text(self.path / run_state.FLAGS).splitlines():
-            if line.startswith("--"):
-                name, equals, value = line[2:].partition("=")
-                if not equals:  # --name or --noname
-                    name, value = (name[2:], "false") if name.startswith("no") else (name, "true")
-                found[name] = f"{found[name]} {value}" if name in found else value
-        return found
+        return flags_in(_text(self.path / run_state.FLAGS))
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -74,7 +67,7 @@ class Record:
         return found
 
     def metrics(self) -> dict[str, float]:
-        """Numbers at the top of the result; without one, the last epoch's, called "FIT: NAME" if there are several fits."""
+        """The numbers in the result; without one, the last epoch's, called "FIT: NAME" if there are several fits."""
         if self.result:
             return numbers(self.result)
         many = len(self.last_epochs) > 1
@@ -130,13 +123,30 @@ class Record:
         return found
 
 
+def flags_in(flagfile: str) -> dict[str, str]:
+    """By name, the text of each flag's value; those of a flag that may be repeated joined by spaces."""
+    found: dict[str, str] = {}
+    for line in flagfile.splitlines():
+        if line.startswith("--"):
+            name, _, value = line[2:].partition("=")
+            found[name] = f"{found[name]} {value}" if name in found else value
+    return found
+
+
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers at the top of a result, but truths and measured times."""
+    """The numbers in a result, also in its parts, but no truths, no measured times and none in lists."""
     return {
         name: value
-        for name, value in result.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and "seconds" not in name
+        for name, value in leaves(result)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "[" not in name
     }
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
 def is_run(path: Path) -> bool:
