@@ -77,14 +77,24 @@ def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
+def is_command(module: str) -> bool:
+    """Whether Python is about to run this module by -m, and imports the packages around it just now."""
+    return _module() == module
+
+
 def _command(name: str) -> str | None:
     """What is being run, if it is the module called `name` or, while that is imported, something in it."""
     if name == "__main__":
         return os.path.basename(sys.argv[0])
-    if sys.argv[0] != "-m":  # it is, as long as Python looks for the module that it is to run
+    module = _module()
+    return module if module is not None and f"{module}.".startswith(f"{name}.") else None
+
+
+def _module() -> str | None:
+    """The module that Python is to run by -m, as long as it looks for it."""
+    if sys.argv[0] != "-m":
         return None
-    module = re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
-    return module if f"{module}.".startswith(f"{name}.") else None
+    return re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
 
 
 def _filter_descriptor_2() -> None:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.arguments import changes_batch_size
+from fitcore.arguments import changes_batch_size, with_brought
 from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
 from fitcore.data import Reshuffle, Stream
 from fitcore.engine import Engine
@@ -69,7 +69,8 @@ def _length(given: Mapping[str, Any], stream: Stream | None) -> str:
 
 def _calls(engine: Engine, given: Mapping[str, Any], stream: Stream | None) -> dict[str, str]:
     """How many steps run per compiled call and why no more, and what runs on the host between the calls."""
-    callbacks, hooks = list(_callbacks(given)), given["hooks"]
+    callbacks = list(_callbacks(given))
+    hooks = with_brought(given["hooks"], callbacks)
     if engine.run_eagerly:
         return {"calls": "none: run_eagerly, each op runs by itself", "host": "everything"}
     limits = call_limits(callbacks, hooks, engine.steps_per_execution)

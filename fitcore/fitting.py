@@ -12,7 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private, loop
-from fitcore.arguments import capped, changes_batch_size, check_arguments, check_count, check_hooks, first_batch_size, shows_bar
+from fitcore.arguments import (
+    capped,
+    changes_batch_size,
+    check_arguments,
+    check_count,
+    check_hooks,
+    first_batch_size,
+    shows_bar,
+    with_brought,
+)
 from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
@@ -157,16 +166,19 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
+    asked, hooks = hooks, with_brought(hooks, callbacks.callbacks)
     about = Fit(
         epochs=epochs,
         batch_size=getattr(source, "batch_size", None) if stream.rows is None else None,
         jit_compile=engine.jit_compile and not engine.run_eagerly,
-        describe=lambda: describe(engine, {**given, "hooks": hooks}, source.describe(), stream),
+        describe=lambda: describe(engine, {**given, "hooks": asked}, source.describe(), stream),
         step_graph=lambda: engine.step_graph(stream, record, run.rules),
         history=lambda: target.history,
     )
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
     target.stop_training = False
+    if hasattr(target.history, "fingerprint"):  # a History that keeps what was trained, and on which data
+        target.history.fingerprint = fingerprint_of(engine, source, given)
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:

@@ -14,9 +14,9 @@ from fitcore.hooks.event_file import EventFile, event_of, writable_folder
 def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write one row of the HParams table into `directory`, in an event file of its own.
 
-    TensorBoard makes one table of all such folders below its --logdir. They need not have the same flags or metrics; runs with
-    equal flags share a row, which has the mean of their metrics. The curves in folders below this one, those of the run's fits,
-    are among the metrics too. Written again in the same folder, the newer values count.
+    TensorBoard makes one table of all such folders below its --logdir. They need not have the same flags or metrics. The
+    curves in folders below this one, those of the run's fits, are among the metrics too. Written again in the same folder, the
+    newer values count.
 
     Args:
       directory: the run's folder; created if missing.
@@ -31,7 +31,7 @@ def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: 
         for name, value in flags.items()
         if value is not None
     }
-    file = EventFile(writable_folder(directory), [event_of(summary_v2.hparams_pb(shown))])
+    file = EventFile(writable_folder(directory), [event_of(summary_v2.hparams_pb(shown, trial_id=os.fspath(directory)))])
     for name, value in metrics.items():
         file.write(name, [0], [value])
     file.close()
