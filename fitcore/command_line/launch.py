@@ -112,10 +112,7 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     except ValueError as error:
         sys.exit(f"--schedule: {error}")
     if common_flags.SWEEP.value is not None:
-        try:
-            return sweep(common_flags.SWEEP.value)
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        return sweep(common_flags.SWEEP.value)
     for holder in (common_flags.JOBS, common_flags.PRINT_COMMANDS):
         if holder.present:
             sys.exit(f"--{holder.name} goes with --sweep, which is not given.")

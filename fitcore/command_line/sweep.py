@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ POLL = 0.1  # seconds between two looks at the runs under way
 GRACE = (
     3.0  # seconds for runs to leave by themselves: a terminal's Ctrl-C reaches them too, and a second signal ends them at once
 )
-TERMINATED = 128 + signal.SIGTERM
 
 
 def sweep(text: str) -> int:
@@ -107,7 +105,7 @@ def _check_flags(runs: Mapping[Path, Setting]) -> None:
 def _command(path: Path, setting: Setting) -> list[str]:
     """What does one run."""
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m MODULE, or the script
-    given = [flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS[name].present]
+    given = [flags.FLAGS[name] for name in sorted(flags.FLAGS) if flags.FLAGS[name].present]
     passed = [
         line for flag in given if flag.name not in common_flags.OF_THE_SWEEP for line in flag.serialize().splitlines() if line
     ]
@@ -125,8 +123,8 @@ def _run_missing(runs: Mapping[Path, Setting], jobs: int) -> None:
     """Do the runs that have not finished, `jobs` at a time. One that another process does just now is waited for."""
     waiting = list(runs)
     under_way: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
-    with _ending(under_way):
-        while waiting or under_way:
+    with _heard() as signals:
+        while (waiting or under_way) and not signals:
             for path, (process, begun) in list(under_way.items()):
                 if process.poll() is not None:
                     del under_way[path]
@@ -143,6 +141,10 @@ def _run_missing(runs: Mapping[Path, Setting], jobs: int) -> None:
                     waiting.remove(path)
                     under_way[path] = _start(path, runs[path]), time.monotonic()
             time.sleep(POLL)
+        if signals:
+            print(f"\nEnding {len(under_way)} runs. The same command with the same --logdir goes on.", file=sys.stderr)
+            _end([process for process, _ in under_way.values()], signals)
+            sys.exit(128 + signals[0])
 
 
 def _start(path: Path, setting: Setting) -> subprocess.Popen[bytes]:
@@ -155,35 +157,34 @@ def _start(path: Path, setting: Setting) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def _ending(under_way: Mapping[Path, tuple[subprocess.Popen[bytes], float]]) -> Iterator[None]:
-    """Within it Ctrl-C and SIGTERM end the runs under way, and then this process."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
+def _heard() -> Iterator[list[int]]:
+    """Within it Ctrl-C and SIGTERM are noted in the list, and do nothing else: so none comes while a process is being started."""
+    heard: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: heard.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield
-    except BaseException:
-        print(f"\nEnding {len(under_way)} runs. The same command with the same --logdir goes on.", file=sys.stderr)
-        processes = [process for process, _ in under_way.values()]
-        _wait(processes, GRACE)
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        _wait(processes, 10 * GRACE)  # one with checkpoints saves itself
-        for process in processes:
-            process.kill()
-        raise
+        yield heard
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Until all have ended, or the time is over."""
-    end = time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        time.sleep(POLL)
+def _end(processes: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> None:
+    """End processes: let those leave that have heard the signal too, then ask them, then kill. A second signal kills at once."""
+
+    def wait(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while any(process.poll() is None for process in processes) and time.monotonic() < end and len(signals) == 1:
+            time.sleep(POLL)
+
+    wait(GRACE)
+    for process in processes:
+        process.terminate()
+    wait(10 * GRACE)  # one with checkpoints saves itself
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def table(found: Sequence[records.Record], settings: Sequence[Setting]) -> str:
