@@ -3,10 +3,11 @@
 # ruff: noqa: E402 (python -m fitcore has to start before TensorFlow is loaded)
 import fitcore_terminal
 
-if fitcore_terminal.is_command("fitcore.runs"):  # it only reads files: it needn't wait until TensorFlow is loaded
-    import runpy
+for _command in ("runs", "plot"):  # they only read files: they needn't wait until TensorFlow is loaded
+    if fitcore_terminal.is_command(f"fitcore.{_command}"):
+        import runpy
 
-    runpy.run_path(f"{__path__[0]}/runs.py", run_name="__main__")  # ends the process
+        runpy.run_path(f"{__path__[0]}/{_command}.py", run_name="__main__")  # ends the process
 
 fitcore_terminal.start(__name__)
 

@@ -29,7 +29,7 @@ FLOORS = [
     ["fitting"],
     ["explain", "patch", "command_line"],
     ["__init__"],
-    ["__main__", "runs", "verify"],
+    ["__main__", "plot", "runs", "verify"],
 ]
 
 
