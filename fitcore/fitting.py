@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -173,6 +174,7 @@ def fit(
         jit_compile=engine.jit_compile and not engine.run_eagerly,
         describe=lambda: describe(engine, {**given, "hooks": asked}, source.describe(), stream),
         step_graph=lambda: engine.step_graph(stream, record, run.rules),
+        noise_scale=lambda: None if measured is None else _noise_scale(run.curve, engine, measured),
         history=lambda: target.history,
     )
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
@@ -208,3 +210,11 @@ def fit(
             noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
             target.history.steps |= noise_found.per_step(first_step, len(rows))
     return target.history
+
+
+def _noise_scale(curve: Curve, engine: Engine, measured: GradientNoise) -> float:
+    """As of the last measured step; NaN if there is none yet, or it is undetermined."""
+    position = 0 if measured.memory is None else max(curve.length - measured.memory, 0)
+    rows = curve.since(position).get("noise", np.empty((0, 1)))
+    scale = curves(rows, position, engine.probe(measured), measured).scale if len(rows) else rows
+    return float(scale[-1]) if len(scale) else math.nan

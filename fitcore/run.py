@@ -241,7 +241,8 @@ class Run:
         self.target.stop_training = state["stop_training"]
         self.evaluations = [(step, values) for step, values in state["evaluations"]]
         self.started = time.monotonic() - state["seconds"]
-        self.seen, self.restore = list(state["seen"]), state["restore"]
+        self.seen[: len(state["seen"])] = state["seen"][: len(self.hooks)]  # one that shows progress may be new, or gone
+        self.restore = state["restore"]
         self.logs, self.epoch_logs = state["logs"], state["epoch_logs"]
         self._warned_non_finite = state["warned_non_finite"]
         self.engine.load_bases(state["bases"])

@@ -22,7 +22,8 @@ VERBOSE = flags.DEFINE_enum(
     "verbose",
     "auto",
     ["auto", "0", "1", "2"],
-    "As in fit: 0 silent, 1 a progress bar, 2 a line per epoch, auto a bar on a terminal and nothing in a pipe.",
+    "As in fit: 0 silent, 1 Keras's bar, 2 a line per epoch; auto: on a terminal one line that shows how far it is, in a pipe "
+    "a line per epoch, unless --verbosity=-1.",
 )
 CHECKPOINT_EVERY = flags.DEFINE_string(
     "checkpoint_every",

@@ -120,9 +120,10 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     if unknown:
         sys.exit(f"--hparams: there is no flag {unknown[0]!r}.")
     directory = directory_of(common_flags.LOGDIR.value)
-    verbose = int(sys.stdout.isatty()) if common_flags.VERBOSE.value == "auto" else int(common_flags.VERBOSE.value)
+    progress = common_flags.VERBOSE.value == "auto"
+    verbose = 0 if progress else int(common_flags.VERBOSE.value)
     folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(directory / "checkpoints")
-    run = RunDirectory(directory, common_flags.SEED.value, verbose, specs, folders)
+    run = RunDirectory(directory, common_flags.SEED.value, verbose, progress, specs, folders)
     with _recorded(directory):
         return _main_in(run, main, folders)
 

@@ -15,7 +15,7 @@ from fitcore.command_line import registry, spec_flags
 from fitcore.command_line.curves import CurveWriter, file_of
 from fitcore.command_line.digests import DigestingHistory
 from fitcore.command_line.environment import write_json
-from fitcore.hooks import Hook
+from fitcore.hooks import Hook, Progress
 from fitcore.noise import GradientNoise
 
 
@@ -27,8 +27,8 @@ class RunDirectory:
       path: the run's folder; it exists.
       seed: --seed. The global seed is set to it; set it again (`keras.utils.set_random_seed`) before each model that is
         to start alike.
-      verbose: --verbose, for `fit` and `evaluate`; "auto" is decided: 1 on a terminal, else 0. (Keras's own shows a bar in a
-        pipe too.)
+      verbose: --verbose, for `fit` and `evaluate`; 0 for "auto".
+      progress: whether `history` brings a `fitcore.Progress` along, as with "auto".
       specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
         of specs or None.
     """
@@ -36,6 +36,7 @@ class RunDirectory:
     path: Path
     seed: int = 0
     verbose: int = 0
+    progress: bool = False
     specs: Mapping[str, Any] = field(default_factory=dict)
     _folders: Folders | None = None
     _histories: dict[str, DigestingHistory] = field(default_factory=dict)
@@ -82,15 +83,18 @@ class RunDirectory:
         """A fresh History for one fit, to be put into its `callbacks`: the fit fills it, and history.json gets it.
 
         It keeps a digest of every variable per epoch, and writes curves/NAME.jsonl while the fit runs: its epochs, and what
-        `fitcore.fit` records per step. Works with `fitcore.fit` and `model.fit` alike.
+        `fitcore.fit` records per step, of which it shows the progress with --verbose=auto. Works with `fitcore.fit` and
+        `model.fit` alike.
 
         Raises:
           ValueError: if `name` was given before.
         """
         if file_of(self.path, name) in (file_of(self.path, other) for other in self._histories):
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
-        self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
-        return self._histories[name]
+        history = self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
+        if self.progress:
+            history.hooks.append(Progress())
+        return history
 
     def checkpoint(self, name: str) -> Checkpoint | None:
         """fit's `checkpoint` for one fit, in the folder checkpoints/NAME of the run; None without --checkpoint_every.

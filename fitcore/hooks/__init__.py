@@ -7,6 +7,7 @@ plateau.py      a learning rate that falls when the loss no longer does
 stopping.py     stop rules (pure) and the hook that applies one
 early_stopping.py, noise_control.py   early stopping and budgets; settings that follow the gradient noise
 tensorboard.py  events per step and per epoch, and more to see of a fit; watching.py: what is seen inside the loop for it
+progress.py     a line that says how far a fit is
 noise_events.py, hparams.py, event_file.py   events of the gradient noise, of a run's flags and results; where all are written
 """
 
@@ -15,6 +16,7 @@ from fitcore.hooks.early_stopping import EarlyStopping, StopAfter
 from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen, StoppingRule
 from fitcore.hooks.noise_control import CABS, LowSignal, NoiseLearningRate, NormTest
 from fitcore.hooks.plateau import Plateau
+from fitcore.hooks.progress import Progress
 from fitcore.hooks.protocol import (
     EPOCHS,
     EVERY_STEP,
@@ -63,6 +65,7 @@ __all__ = [
     "Outcome",
     "Patience",
     "Plateau",
+    "Progress",
     "Request",
     "Restore",
     "Rules",

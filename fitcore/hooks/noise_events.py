@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -14,8 +13,6 @@ from fitcore.hooks.protocol import RETURNS, Answer, Hook, View
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurve, curves
-
-FORGOTTEN = 1e-9  # measurements whose weight in the running averages has faded to this are dropped
 
 
 class NoiseEvents(Hook):
@@ -82,8 +79,7 @@ class NoiseEvents(Hook):
         for name, curve in noise.layers.items():
             self._curve(f"/{name}", steps, curve, fresh)
         self._file.flush()
-        decay = self._config.decay ** (1 / self._config.every)
-        kept = None if decay == 1 else math.ceil(math.log(FORGOTTEN) / math.log(decay))
+        kept = self._config.memory
         self._rows = [remembered if kept is None else remembered[-kept:]]
 
     def _curve(self, suffix: str, steps: np.ndarray, curve: NoiseCurve, fresh: np.ndarray) -> None:

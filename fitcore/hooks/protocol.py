@@ -65,6 +65,8 @@ class Fit:
       jit_compile: whether XLA compiles its steps.
       describe: () -> what `fitcore.explain` says of it.
       step_graph: () -> the `tf.Graph` of one of its steps; None before the first, and where steps run op by op.
+      noise_scale: () -> the gradient noise scale as of its last step, in examples; NaN if it is undetermined, None if it isn't
+        measured.
       history: () -> its History; in a hook's `end` it has `stop_reason` and `account`.
     """
 
@@ -73,6 +75,7 @@ class Fit:
     jit_compile: bool
     describe: Callable[[], str]
     step_graph: Callable[[], Any]
+    noise_scale: Callable[[], float | None]
     history: Callable[[], Any]
 
 
