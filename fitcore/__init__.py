@@ -3,7 +3,7 @@
 # ruff: noqa: E402 (python -m fitcore has to start before TensorFlow is loaded)
 import fitcore_terminal
 
-if fitcore_terminal.is_command("fitcore.runs"):  # it only reads files: it needn't wait until TensorFlow is loaded
+if fitcore_terminal.module() == "fitcore.runs":  # it only reads files: it needn't wait until TensorFlow is loaded
     import runpy
 
     runpy.run_path(f"{__path__[0]}/runs.py", run_name="__main__")  # ends the process

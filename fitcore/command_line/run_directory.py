@@ -15,6 +15,7 @@ from fitcore.command_line import registry, spec_flags
 from fitcore.command_line.curves import CurveWriter, file_of
 from fitcore.command_line.digests import DigestingHistory
 from fitcore.command_line.environment import write_json
+from fitcore.command_line.profile import Profile
 from fitcore.hooks import Hook
 from fitcore.noise import GradientNoise
 
@@ -31,12 +32,14 @@ class RunDirectory:
         pipe too.)
       specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
         of specs or None.
+      profile: --profile's hook, which the fits with a `history` get.
     """
 
     path: Path
     seed: int = 0
     verbose: int = 0
     specs: Mapping[str, Any] = field(default_factory=dict)
+    profile: Profile | None = None
     _folders: Folders | None = None
     _histories: dict[str, DigestingHistory] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
@@ -89,8 +92,10 @@ class RunDirectory:
         """
         if file_of(self.path, name) in (file_of(self.path, other) for other in self._histories):
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
-        self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
-        return self._histories[name]
+        history = self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
+        if self.profile is not None:
+            history.hooks.append(self.profile)
+        return history
 
     def checkpoint(self, name: str) -> Checkpoint | None:
         """fit's `checkpoint` for one fit, in the folder checkpoints/NAME of the run; None without --checkpoint_every.
