@@ -74,7 +74,7 @@ def test_each_setting_has_a_folder_of_its_own():
         (["--sweep=logdir=a,b"], "there is no flag 'logdir' to sweep"),
         (["--sweep=a"], "must be like"),
         (["--jobs=2"], "--jobs goes with --sweep"),
-        (["--hparams=rate"], "--hparams: there is no flag 'rate'"),
+        (["--hparams=no_flag"], "--hparams: there is no flag 'no_flag'"),
     ],
 )
 def test_wrong_sweeps_are_named_before_anything_runs(launched, monkeypatch, tmp_path, arguments, says):
@@ -273,7 +273,7 @@ def main(run):
     model.compile(keras.optimizers.SGD(RATE.value), "mse")
     history = fitcore.fit(model, x, x[:, :1], epochs=2, verbose=0, callbacks=[run.history("fit")])
     with open("ends", "a") as file:
-        file.write(f"{RATE.value}\n")
+        file.write(f"{RATE.value}\\n")
     return {"loss": history.history["loss"][-1]}
 
 
