@@ -71,30 +71,25 @@ def start(name: str) -> None:
         _filter_descriptor_2()
 
 
+def module() -> str | None:
+    """The module that Python is about to run by -m, while it imports the packages around that; else None."""
+    if sys.argv[0] != "-m":
+        return None
+    return re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
+
+
 def say(what: str) -> None:
     """Write a line of progress to the error output, after all that was printed before."""
     sys.stdout.flush()
     print(what, file=sys.stderr, flush=True)
 
 
-def is_command(module: str) -> bool:
-    """Whether Python is about to run this module by -m, and imports the packages around it just now."""
-    return _module() == module
-
-
 def _command(name: str) -> str | None:
     """What is being run, if it is the module called `name` or, while that is imported, something in it."""
     if name == "__main__":
         return os.path.basename(sys.argv[0])
-    module = _module()
-    return module if module is not None and f"{module}.".startswith(f"{name}.") else None
-
-
-def _module() -> str | None:
-    """The module that Python is to run by -m, as long as it looks for it."""
-    if sys.argv[0] != "-m":
-        return None
-    return re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
+    running = module()
+    return running if running is not None and f"{running}.".startswith(f"{name}.") else None
 
 
 def _filter_descriptor_2() -> None:

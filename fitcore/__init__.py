@@ -4,7 +4,7 @@
 import fitcore_terminal
 
 for _command in ("runs", "plot"):  # they only read files: they needn't wait until TensorFlow is loaded
-    if fitcore_terminal.is_command(f"fitcore.{_command}"):
+    if fitcore_terminal.module() == f"fitcore.{_command}":
         import runpy
 
         runpy.run_path(f"{__path__[0]}/{_command}.py", run_name="__main__")  # ends the process

@@ -117,7 +117,7 @@ def _step(engine: Engine) -> str:
     how = "the model's own train_step" if engine.has_own_step else "forward, loss, gradient, optimizer, metrics"
     compiled = "run op by op" if engine.run_eagerly else "compiled by XLA" if engine.jit_compile else "compiled without XLA"
     policy = getattr(getattr(engine.model, "dtype_policy", None), "name", keras.config.floatx())
-    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    device = "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
     return f"{how}; {compiled}; {policy}; {type(parts.optimizer).__name__}; on {device}"
 
 
@@ -164,11 +164,11 @@ def _exactness(engine: Engine, given: Mapping[str, Any]) -> str:
         return f"not defined: the batch size may change, which {against} can't do"
     if _update(engine, given["numerics"]).endswith("not bit-identical"):
         return f'no: numerics="fast" rounds otherwise than {against}'
-    if given["schedule"] is not None:
+    if given["schedule"]:
         return f"not defined: {against} has no `schedule` to compare with"
     verdict = f"yes: bit-identical to {against}"
     if keras_private.global_seed() is None:
         verdict += ", from the same random state (no global seed is set: neither repeats itself)"
-    if tf.config.list_physical_devices("GPU") and not keras_private.op_determinism():
+    if tf.config.get_visible_devices("GPU") and not keras_private.op_determinism():
         verdict += ", as far as that repeats itself on a GPU (op determinism is off)"
     return verdict

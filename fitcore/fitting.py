@@ -40,6 +40,9 @@ from fitcore.schedules.hyperparameters import current, named_schedules
 from fitcore.supported import check_model
 from fitcore.validation import Validation
 
+# Called with each fit's arguments before anything is done, where it is set: by it --dry_run explains, and leaves.
+on_begin: Callable[[Mapping[str, Any]], None] | None = None
+
 
 def fit(
     model: keras.Model | Engine,
@@ -116,6 +119,8 @@ def fit(
         check_model(model, "fit", x, validation_data)
     given = dict(locals())
     check_arguments(given)
+    if on_begin is not None:
+        on_begin(given)
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
     check_count("steps_per_execution", engine.steps_per_execution)
     schedules = named_schedules(schedule)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fitcore.command_line import records
-from fitcore.command_line.differences import Difference, in_fit, in_result, leaves, same
+from fitcore.command_line.differences import Difference, Names, in_fit, in_result, leaves, same
 from fitcore.command_line.records import Record, aligned
 
 IDENTICAL, DIFFERS, WRONG = 0, 1, 2  # exit status
@@ -96,13 +97,13 @@ def compared(one: Record, other: Record) -> dict[str, Any]:
       result; "flags" and "surroundings" (versions, machine, commit, and what was trained on which data) that differ, each with
       the two values; "metrics" of both; "first": where fits and result differ, in words and as step, epoch and variable.
     """
-    names = (str(one.path), str(other.path))
+    names = _names(one.path, other.path)
     fits, others = one.fits(), other.fits()
     found = [in_fit(name, fits.get(name), others.get(name), names) for name in {**fits, **others}]
     found.append(in_result(dict(leaves(one.result)), dict(leaves(other.result)), names))
     metrics = one.metrics(), other.metrics()
     return {
-        "runs": names,
+        "runs": (str(one.path), str(other.path)),
         "states": (one.state, other.state),
         "identical": not any(found),
         "flags": _pairs(one.flags, other.flags),
@@ -114,12 +115,18 @@ def compared(one: Record, other: Record) -> dict[str, Any]:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """`compared`, to be read."""
-    rows = [["", *found["runs"]], ["state", *found["states"]]]
+    rows = [["", *_names(*map(Path, found["runs"]))], ["state", *found["states"]]]
     rows += [[f"--{name}", *map(_word, pair)] for name, pair in found["flags"].items()]
     rows += [[name, *map(_word, pair)] for name, pair in found["surroundings"].items()]
     rows += [[name, *map(_word, pair)] for name, pair in found["metrics"].items()]
     lines = [*aligned(rows), *(f"{each['place']}: {each['says']}" for each in found["first"])]
     return "\n".join([*lines, "identical" if found["identical"] else "not identical"])
+
+
+def _names(one: Path, other: Path) -> Names:
+    """What the two are called: their paths from where they part."""
+    start = os.path.commonpath([one.absolute(), other.absolute()])
+    return os.path.relpath(one, start), os.path.relpath(other, start)
 
 
 def _pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

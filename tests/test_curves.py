@@ -49,8 +49,9 @@ def test_curves_are_those_of_the_history(tmp_path):
         {name: values[i] for name, values in history.history.items()} for i in range(2)
     ]
     assert [(each["epoch"], each["step"]) for each in found["epochs"]] == [(0, 4), (1, 8)]
-    line = json.loads(file_of(tmp_path, "a/fit").read_text().splitlines()[0])
-    assert line.keys() == {"fit", "first", "steps", "epochs", "time", "seconds"}
+    first, second = (json.loads(line) for line in file_of(tmp_path, "a/fit").read_text().splitlines())
+    assert second.keys() == {"fit", "first", "steps", "epochs", "time", "seconds"}
+    assert (first.keys() - second.keys(), first["fingerprint"]["epochs"]) == ({"fingerprint"}, 2)
 
 
 def test_a_fit_of_keras_has_its_epochs(tmp_path):

@@ -15,7 +15,7 @@ from absl import flags
 from fitcore import runs
 from fitcore.command_line import records, run_state
 
-RATE = flags.DEFINE_float("rate", 0.5, "A flag of the experiments here.")
+SLOPE = flags.DEFINE_float("slope", 0.5, "A flag of the experiments here.")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run_in(tmp_path, launched):
         keras.utils.clear_session()  # names count from zero, as in a process of its own
         keras.utils.set_random_seed(run.seed)
         nudged.fit("fit", [run.history("fit")], nudge_after)
-        return {"score": RATE.value, "passed": True}
+        return {"score": SLOPE.value, "passed": True}
 
     def start(folder, *arguments, main=fit, **given):
         launched(lambda run: main(run, **given), f"--logdir={tmp_path / folder}", "--nodeterministic", *arguments)
@@ -93,18 +93,18 @@ def test_one_process_does_a_run(tmp_path, monkeypatch):
 
 
 def test_the_list_has_the_flags_that_differ_and_the_metrics(tmp_path, run_in, capsys):
-    run_in("a", "--rate=0.25")
-    run_in("below/b", "--rate=0.75", "--seed=3")
+    run_in("a", "--slope=0.25")
+    run_in("below/b", "--slope=0.75", "--seed=3")
     shutil.copytree(tmp_path / "a", tmp_path / "killed")
     for name in ("result.json", "status.json"):
         (tmp_path / "killed" / name).unlink()
     status, out = status_of(capsys, tmp_path, "--json")
     first, second, killed = json.loads(out)
-    assert (status, first["flags"], second["flags"]) == (0, {"rate": "0.25", "seed": "0"}, {"rate": "0.75", "seed": "3"})
+    assert (status, first["flags"], second["flags"]) == (0, {"slope": "0.25", "seed": "0"}, {"slope": "0.75", "seed": "3"})
     assert (first["metrics"], killed["state"], killed["metrics"].keys()) == ({"score": 0.25}, "killed", {"loss"})
     lines = status_of(capsys, tmp_path)[1].splitlines()
-    assert lines[0].split() == ["run", "state", "rate", "seed", "seconds", "metrics"]
-    assert lines[2].split()[:4] == ["below/b", "finished", "0.75", "3"]
+    assert lines[0].split() == ["run", "state", "seed", "slope", "seconds", "metrics"]
+    assert lines[2].split()[:4] == ["below/b", "finished", "3", "0.75"]
     assert lines[2].endswith("score 0.75")
 
 
@@ -114,17 +114,17 @@ def test_equal_runs_are_identical(run_in, capsys):
 
 
 def test_the_first_step_and_variable_that_differ_are_named(run_in, capsys):
-    one, other = run_in("a", "--rate=0.25"), run_in("b", "--rate=0.5", nudge_after=7)
+    one, other = run_in("a", "--slope=0.25"), run_in("b", "--slope=0.5", nudge_after=7)
     status, out = status_of(capsys, "compare", one, other, "--json")
     found = json.loads(out)
-    assert (status, found["identical"], found["flags"]) == (1, False, {"rate": ["0.25", "0.5"]})
+    assert (status, found["identical"], found["flags"]) == (1, False, {"slope": ["0.25", "0.5"]})
     assert found["metrics"] == {"score": [0.25, 0.5]}
     fit, result = found["first"]
     assert (fit["place"], fit["step"], fit["variable"], fit["epoch"]) == ("fit", 7, "fit_second/kernel", 2)
-    assert (result["place"], result["says"]) == ("result.json", f"score, 0.25 ({one}) and 0.5 ({other})")
+    assert (result["place"], result["says"]) == ("result.json", "score, 0.25 (a) and 0.5 (b)")
     assert found["surroundings"] == {"fit.hooks[0]": [None, "Nudge"]}
     words = status_of(capsys, "compare", one, other)[1]
-    assert f"fit: step 7, step/loss {fit['says'].split()[3]} ({one})" in words
+    assert f"fit: step 7, step/loss {fit['says'].split()[3]} (a) and " in words
     assert words.endswith("not identical\n")
 
 
@@ -153,13 +153,13 @@ def test_a_killed_run_is_compared_by_its_curves(run_in, capsys):
     found = json.loads(status_of(capsys, "compare", one, other, "--json")[1])
     assert found["states"] == ["finished", "killed"]
     assert found["first"][0]["step"] == 6
-    assert f"nothing ({other})" in found["first"][0]["says"]
+    assert "nothing (b)" in found["first"][0]["says"]
 
 
 def test_show_tells_of_one_run(run_in, capsys):
-    status, out = status_of(capsys, "show", run_in("a", "--rate=0.25"))
+    status, out = status_of(capsys, "show", run_in("a", "--slope=0.25"))
     found = json.loads(out)
-    assert (status, found["state"], found["flags"]["rate"], found["result"]["score"]) == (0, "finished", "0.25", 0.25)
+    assert (status, found["state"], found["flags"]["slope"], found["result"]["score"]) == (0, "finished", "0.25", 0.25)
     assert (found["fits"]["fit"]["epochs"], found["fits"]["fit"]["steps"]) == (4, 12)
 
 

@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing import data_provider, plugin_event_mul
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from fitcore.command_line import hparams, records, run_state, sweep
+from fitcore.command_line import records, run_state, sweep
 from fitcore.command_line.sweep_settings import SweepError, folder_of, parse
+from fitcore.hooks import hparams
 
 RATE = flags.DEFINE_float("learning_rate", 0.1, "A flag of the experiments here.", lower_bound=0.0)
 OPTIMIZER = flags.DEFINE_string("optimiser", "sgd", "Another.")
@@ -74,7 +75,7 @@ def test_each_setting_has_a_folder_of_its_own():
         (["--sweep=logdir=a,b"], "there is no flag 'logdir' to sweep"),
         (["--sweep=a"], "must be like"),
         (["--jobs=2"], "--jobs goes with --sweep"),
-        (["--hparams=rate"], "--hparams: there is no flag 'rate'"),
+        (["--hparams=no_flag"], "--hparams: there is no flag 'no_flag'"),
     ],
 )
 def test_wrong_sweeps_are_named_before_anything_runs(launched, monkeypatch, tmp_path, arguments, says):
@@ -273,7 +274,7 @@ def main(run):
     model.compile(keras.optimizers.SGD(RATE.value), "mse")
     history = fitcore.fit(model, x, x[:, :1], epochs=2, verbose=0, callbacks=[run.history("fit")])
     with open("ends", "a") as file:
-        file.write(f"{RATE.value}\n")
+        file.write(f"{RATE.value}\\n")
     return {"loss": history.history["loss"][-1]}
 
 

@@ -6,6 +6,7 @@ from absl import flags
 
 from fitcore.checkpoint import Checkpoint
 from fitcore.checkpoint.config import RESUME as RESUMES
+from fitcore.command_line import profile
 
 LOGDIR = flags.DEFINE_string(
     "logdir",
@@ -38,6 +39,18 @@ RESUME = flags.DEFINE_enum(
     "With --checkpoint_every, whether to go on from what --logdir holds: if there is something, must, never; or, by force, "
     "also where flags or versions differ.",
 )
+DEVICE = flags.DEFINE_enum(
+    "device", "auto", ["auto", "cpu", "gpu"], "auto: a GPU if there is one; cpu: none; gpu: refuse to do without."
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what the first fit would do (fitcore.explain) and stop there: no step, no directory."
+)
+PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "FIRST:LAST, in steps: write TensorFlow's profile of these for TensorBoard's Profile tab, of the first fit among those in "
+    "history.json that gets so far. Default: none.",
+)
 SWEEP = flags.DEFINE_string(
     "sweep",
     None,
@@ -64,16 +77,21 @@ def _is_interval(every: str | None) -> bool:
         raise flags.ValidationError(str(error)) from error
 
 
-flags.register_validator("checkpoint_every", _is_interval)
+def _is_profile(steps: str | None) -> bool:
+    try:
+        return steps is None or bool(profile.parse(steps))
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
 
-COMMON = (LOGDIR, SEED, DETERMINISTIC, VERBOSE, CHECKPOINT_EVERY, RESUME, SWEEP, JOBS, PRINT_COMMANDS, HPARAMS)
-OF_THE_SWEEP = (
-    "sweep",
-    "jobs",
-    "print_commands",
-    "hparams",
-    "logdir",
-    "flagfile",
-)  # which its runs don't have, or have their own
-NOT_IN_FLAGFILE = ("logdir", "flagfile", "resume", "sweep", "jobs", "print_commands")  # a relaunch gets a directory of its own
-NOT_SWEPT = (*OF_THE_SWEEP, "resume", "checkpoint_every", "verbose")
+
+flags.register_validator("checkpoint_every", _is_interval)
+flags.register_validator("profile", _is_profile)
+
+COMMON = (
+    *(LOGDIR, SEED, DETERMINISTIC, DEVICE, VERBOSE, CHECKPOINT_EVERY, RESUME, DRY_RUN, PROFILE),
+    *(SWEEP, JOBS, PRINT_COMMANDS, HPARAMS),
+)
+_OF_ONE_START = ("flagfile", "resume", "sweep", "jobs", "print_commands", "dry_run")
+NOT_IN_FLAGFILE = ("logdir", *_OF_ONE_START)  # a relaunch gets a directory of its own
+OF_THE_SWEEP = ("logdir", "flagfile", "sweep", "jobs", "print_commands", "hparams")  # its runs have none, or their own
+NOT_SWEPT = ("logdir", *_OF_ONE_START, "hparams", "checkpoint_every", "verbose", "profile")

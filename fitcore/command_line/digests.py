@@ -15,13 +15,13 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.command_line.curves import CurveWriter
 from fitcore.engine import Engine
-from fitcore.hooks import RETURNS, Answer, Hook, View
+from fitcore.hooks import Answer, Hook, View, When
 
 
 class CurvesHook(Hook):
     """Hands what is recorded at each step to a writer of curves."""
 
-    when = RETURNS
+    when = When(returns=True, epochs=False)
 
     def __init__(self, writer: CurveWriter) -> None:
         self.writer = writer

@@ -43,6 +43,7 @@ import functools
 import hashlib
 import shlex
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +58,10 @@ from absl import flags as absl_flags
 
 from fitcore.checkpoint import CheckpointError, Folders, Preempted, leaving_when_preempted
 from fitcore.command_line import common_flags, run_state, spec_flags
+from fitcore.command_line.dry_run import dry_run
 from fitcore.command_line.environment import TIME, command, note_start, write_json
 from fitcore.command_line.new_directory import directory_of, folders_in
+from fitcore.command_line.profile import Profile, parse
 from fitcore.command_line.records import numbers
 from fitcore.command_line.run_directory import RunDirectory
 from fitcore.command_line.sweep import sweep
@@ -81,7 +84,8 @@ def run(main: Main, flags: Mapping[str, str | Sequence[str] | None] = {}) -> NoR
     Args:
       main: the experiment. What it returns is written to result.json.
       flags: which of the flags "optimizer", "schedule", "stop" and "noise" the experiment takes, and their defaults: specs,
-        None for nothing. `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is reported.
+        None for nothing. `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is reported. And
+        "precision", a dtype policy of Keras's, which is set before `main` is called.
 
     Raises:
       ValueError: `flags` names another, or a default is no spec.
@@ -106,7 +110,7 @@ def weights_sha256(model: keras.Model) -> str:
 def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     if len(arguments) > 1:
         sys.exit(f"Unknown argument {arguments[1]!r}: everything is set by flags, --name=value. --help lists them.")
-    specs = {name: absl_flags.FLAGS[name].value for name in asked}
+    specs = {name: absl_flags.FLAGS[name].value for name in asked if name != "precision"}
     try:
         spec_flags.schedules_of(specs.get("schedule") or ())
     except ValueError as error:
@@ -119,21 +123,40 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     unknown = [name for name in common_flags.HPARAMS.value or () if name not in absl_flags.FLAGS]
     if unknown:
         sys.exit(f"--hparams: there is no flag {unknown[0]!r}.")
-    directory = directory_of(common_flags.LOGDIR.value)
+    _set_up(absl_flags.FLAGS["precision"].value if "precision" in asked else None)
     progress = common_flags.VERBOSE.value == "auto"
     verbose = 0 if progress else int(common_flags.VERBOSE.value)
+    if common_flags.DRY_RUN.value:
+        with tempfile.TemporaryDirectory() as stand_in, dry_run(stand_in):
+            folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(Path(stand_in, "checkpoints"))
+            main(RunDirectory(Path(stand_in), common_flags.SEED.value, verbose, progress, specs, None, folders))
+        print("--dry_run: the experiment came to its end without a fit.")
+        return 0
+    directory = directory_of(common_flags.LOGDIR.value)
     folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(directory / "checkpoints")
-    run = RunDirectory(directory, common_flags.SEED.value, verbose, progress, specs, folders)
+    steps = common_flags.PROFILE.value
+    profile = None if steps is None else Profile(directory, *parse(steps))
+    run = RunDirectory(directory, common_flags.SEED.value, verbose, progress, specs, profile, folders)
     with _recorded(directory):
         return _main_in(run, main, folders)
+
+
+def _set_up(precision: str | None) -> None:
+    """Devices, precision and random numbers, as the flags say; exits where they can't be had."""
+    if precision is not None:
+        keras.config.set_dtype_policy(precision)
+    if common_flags.DEVICE.value == "gpu" and not tf.config.list_physical_devices("GPU"):
+        sys.exit("--device=gpu: TensorFlow finds no GPU here. --device=auto takes what there is.")
+    if common_flags.DEVICE.value == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    keras.utils.set_random_seed(common_flags.SEED.value)
+    if common_flags.DETERMINISTIC.value:
+        tf.config.experimental.enable_op_determinism()
 
 
 def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
     """Call `main` with the run, and write what it returns; returns the exit status."""
     directory = run.path
-    keras.utils.set_random_seed(run.seed)
-    if common_flags.DETERMINISTIC.value:
-        tf.config.experimental.enable_op_determinism()
     note_start(directory / "environment.json", seed=run.seed, deterministic=common_flags.DETERMINISTIC.value)
     again = f"{command()} --flagfile={shlex.quote(str(directory / 'flags.txt'))}"
     try:
@@ -153,6 +176,8 @@ def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
             folders.close()
     for name in run.unused():
         print(f"--{name} was given, but the experiment never asked for it: it had no effect.", file=sys.stderr)
+    if run.profile is not None and not run.profile.done:
+        print(f"--profile={common_flags.PROFILE.value}: no fit with a `run.history` got so far.", file=sys.stderr)
     if common_flags.HPARAMS.value:
         values = {name: absl_flags.FLAGS[name].value for name in common_flags.HPARAMS.value}
         hparams.write(directory, values, numbers(result or {}))

@@ -15,6 +15,7 @@ from fitcore.command_line import registry, spec_flags
 from fitcore.command_line.curves import CurveWriter, file_of
 from fitcore.command_line.digests import DigestingHistory
 from fitcore.command_line.environment import write_json
+from fitcore.command_line.profile import Profile
 from fitcore.hooks import Hook, Progress
 from fitcore.noise import GradientNoise
 
@@ -31,6 +32,7 @@ class RunDirectory:
       progress: whether `history` brings a `fitcore.Progress` along, as with "auto".
       specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
         of specs or None.
+      profile: --profile's hook, which the fits with a `history` get.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class RunDirectory:
     verbose: int = 0
     progress: bool = False
     specs: Mapping[str, Any] = field(default_factory=dict)
+    profile: Profile | None = None
     _folders: Folders | None = None
     _histories: dict[str, DigestingHistory] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
@@ -92,6 +95,8 @@ class RunDirectory:
         if file_of(self.path, name) in (file_of(self.path, other) for other in self._histories):
             raise ValueError(f"`name` must differ from fit to fit. Received: name={name!r}, which this run has already.")
         history = self._histories[name] = DigestingHistory(CurveWriter(self.path, name))
+        if self.profile is not None:
+            history.hooks.append(self.profile)
         if self.progress:
             history.hooks.append(Progress())
         return history

@@ -158,7 +158,7 @@ def _start(path: Path, setting: Setting) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[int]]:
-    """Within it Ctrl-C and SIGTERM are noted in the list, and do nothing else: so none comes while a process is being started."""
+    """Within it Ctrl-C and SIGTERM are noted in the list and do nothing else, so none comes while a process is started."""
     heard: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: heard.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
@@ -171,7 +171,7 @@ def _heard() -> Iterator[list[int]]:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> None:
-    """End processes: let those leave that have heard the signal too, then ask them, then kill. A second signal kills at once."""
+    """End processes: let those leave that heard the signal too, then ask them, then kill; a second signal kills at once."""
 
     def wait(seconds: float) -> None:
         end = time.monotonic() + seconds

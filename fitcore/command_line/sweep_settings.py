@@ -89,5 +89,5 @@ def split(text: str, separator: str) -> list[str]:
 def folder_of(setting: Mapping[str, str]) -> str:
     """The name of a setting's folder: NAME=VALUE,...; with a checksum where that is too long, or no name for a folder."""
     text = ",".join(f"{name}={value}" for name, value in setting.items())
-    plain = re.sub(r"[^\w.,=+-]", "_", text)[:_NAME]
+    plain = re.sub(r"[^\w.,:=+-]", "_", text)[:_NAME]
     return plain if plain == text else f"{plain},{zlib.crc32(text.encode()):08x}"

@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboard.plugins.hparams import summary_v2
+from tensorboard.plugins.hparams import summary, summary_v2
 
 from fitcore.hooks.event_file import EventFile, event_of, writable_folder
 
 
 def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write one row of the HParams table into `directory`, in an event file of its own.
+    """Write the row of a run that has ended in the HParams table into `directory`, in an event file of its own.
 
     TensorBoard makes one table of all such folders below its --logdir. They need not have the same flags or metrics. The
     curves in folders below this one, those of the run's fits, are among the metrics too. Written again in the same folder, the
@@ -32,6 +32,7 @@ def write(directory: str | os.PathLike[str], flags: Mapping[str, Any], metrics: 
         if value is not None
     }
     file = EventFile(writable_folder(directory), [event_of(summary_v2.hparams_pb(shown, trial_id=os.fspath(directory)))])
+    file.write_event(event_of(summary.session_end_pb("STATUS_SUCCESS")))
     for name, value in metrics.items():
         file.write(name, [0], [value])
     file.close()
