@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags, logging
@@ -16,12 +17,12 @@ SECONDS = 0.1  # between two versions of the line
 
 
 class Progress(Hook):
-    """Says epoch, step, steps and examples per second, time left, loss, and the gradient noise scale if it is measured.
+    """Says epoch, step, loss, the gradient noise scale if it is measured, time left, and steps and examples per second.
 
-    On a terminal and in a notebook that is one line, written over a few times a second. Elsewhere, in a pipe or a log, it is a
-    line at the end of each epoch, with all its metrics, on the error output: in an experiment and any other program that has
-    parsed absl's flags it is logged at the level "info", so that --verbosity=-1 hides it. It makes no compiled call shorter and
-    records nothing.
+    On a terminal and in a notebook that is one line, written over a few times a second, as far as there is room. Elsewhere, in a
+    pipe or a log, it is a line at the end of each epoch, with all its metrics, on the error output: in an experiment and any
+    other program that has parsed absl's flags it is logged at the level "info", so that --verbosity=-1 hides it. It makes no
+    compiled call shorter and records nothing.
     """
 
     when = RETURNS
@@ -40,15 +41,14 @@ class Progress(Hook):
             self._began = now, view.step  # what came before was traced too
         if now - self._written >= SECONDS and is_live():
             self._written = now
-            self._show(in_words(view, self._pace(view), view.logs.get("loss")))
+            self._show(view)
         return None
 
     def after_epoch(self, view: View) -> Answer:
         if is_live():
-            self._show(in_words(view, self._pace(view), view.logs.get("loss")))
-            return None
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in view.logs.items() if isinstance(value, (int, float)))
-        log(f"{in_words(view, self._pace(view), None)}, {metrics}")
+            self._show(view)
+        else:
+            log(", ".join(parts(view, self._pace(view), view.logs)))
         return None
 
     def end(self, view: View) -> None:
@@ -62,30 +62,44 @@ class Progress(Hook):
             return math.nan
         return (view.step - self._began[1]) / (time.monotonic() - self._began[0])
 
-    def _show(self, line: str) -> None:
-        line = line[: shutil.get_terminal_size().columns - 1]
+    def _show(self, view: View) -> None:
+        """As many parts as there is room for."""
+        line, room = "", shutil.get_terminal_size().columns - 1
+        for part in parts(view, self._pace(view), {name: value for name, value in view.logs.items() if name == "loss"}):
+            longer = f"{line}, {part}" if line else part[:room]
+            if len(longer) > room:
+                break
+            line = longer
         sys.stdout.write("\r" + line.ljust(self._width))
         sys.stdout.flush()
         self._width = len(line)
 
 
-def in_words(view: View, pace: float, loss: Any) -> str:
-    """Where a fit is, in a line; what isn't known is left out. `pace`: steps per second; `loss`: None leaves it out."""
+def parts(view: View, pace: float, metrics: Mapping[str, Any]) -> list[str]:
+    """Where a fit is, the most important first; what isn't known is left out. `pace`: steps per second."""
     steps = view.steps_per_epoch
-    parts = [f"epoch {view.epoch + 1}/{view.fit.epochs}", f"step {view.epoch_step}" + (f"/{steps}" if steps else "")]
-    if math.isfinite(pace):
-        parts.append(f"{pace:.4g} steps/s")
-        if view.fit.batch_size:
-            parts.append(f"{pace * view.fit.batch_size:.4g} examples/s")
-        if steps:
-            left = (view.fit.epochs - view.epoch) * steps - view.epoch_step
-            parts.append(f"{clock(left / pace)} left")
-    if loss is not None:
-        parts.append(f"loss {loss:.4g}")
+    found = [f"epoch {view.epoch + 1}/{view.fit.epochs}", f"step {view.epoch_step}" + (f"/{steps}" if steps else "")]
+    found += [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float))]
     noise = view.fit.noise_scale()
     if noise is not None:
-        parts.append("noise scale " + (f"{noise:.3g}" if math.isfinite(noise) else "unknown"))
-    return ", ".join(parts)
+        found.append("noise scale " + (f"{noise:.3g}" if math.isfinite(noise) else "unknown"))
+    if math.isfinite(pace):
+        if steps:
+            left = (view.fit.epochs - view.epoch) * steps - view.epoch_step
+            found.append(f"{clock(left / pace)} left")
+        found.append(f"{short(pace)} steps/s")
+        if view.fit.batch_size:
+            found.append(f"{short(pace * view.fit.batch_size)} examples/s")
+    return found
+
+
+def short(number: float) -> str:
+    """Three digits: 1.23, 123, 12.3k, 1.23M."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
 
 
 def clock(seconds: float) -> str:
