@@ -19,8 +19,8 @@ SECONDS = 0.1  # between two versions of the line
 class Progress(Hook):
     """Says epoch, step, loss, the gradient noise scale if it is measured, time left, and steps and examples per second.
 
-    On a terminal and in a notebook that is one line, written over a few times a second, as far as there is room. Elsewhere, in a
-    pipe or a log, it is a line at the end of each epoch, with all its metrics, on the error output: in an experiment and any
+    On a terminal and in a notebook that is one line, written over a few times a second, as far as there is room. Elsewhere, in
+    a pipe or a log, it is a line at the end of each epoch, with all its metrics, on the error output: in an experiment and any
     other program that has parsed absl's flags it is logged at the level "info", so that --verbosity=-1 hides it. It makes no
     compiled call shorter and records nothing.
     """
