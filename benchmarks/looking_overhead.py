@@ -5,6 +5,7 @@
     recording    the values that `fitcore.TensorBoard` writes, recorded and not written
     points       `fitcore.TensorBoard`, four points per step
     histograms   the same, with histograms and update-to-weight ratios every 1000 steps
+    progress     `fitcore.Progress`: a living line if this is started on a terminal, as by script -qc "..."
 
 In each round all train a copy of the same model, one after the other; the order turns from round to round, and only times of
 the same round are compared. Printed are medians over rounds, and the medians of the rounds' ratios with 95 % intervals. All
@@ -35,7 +36,7 @@ from benchmarks.workloads import WORKLOADS
 
 NAMES = ("mlp", "cnn")
 STEP = ("step/loss", "step/learning_rate", "step/gradient_norm", "loss")
-WAYS = ("plain", "recording", "points", "histograms")
+WAYS = ("plain", "recording", "points", "histograms", "progress")
 BATCH = 32
 SECONDS = 0.4  # of a timed fit, about: a shared machine's speed drifts within seconds
 MOST = 1.03  # times as long with points as with recording
@@ -51,6 +52,8 @@ def hooks_of(way: str, directory: str) -> Sequence[fitcore.Hook]:
             return [fitcore.TensorBoard(folder)]
         case "histograms":
             return [fitcore.TensorBoard(folder, histograms=1000)]
+        case "progress":
+            return [fitcore.Progress()]
     return ()
 
 
@@ -79,7 +82,7 @@ def measure(name: str, rounds: int, directory: str) -> dict[str, Any]:
             seconds[way].append(fit(way, x, y) / steps)
     values = [[variable.numpy() for variable in models[way].variables] for way in WAYS]
     keras.backend.clear_session()
-    over = {"recording": "plain", "points": "recording", "histograms": "points"}
+    over = {"recording": "plain", "points": "recording", "histograms": "points", "progress": "plain"}
     ratios = {way: [mine / base for mine, base in zip(seconds[way], seconds[other])] for way, other in over.items()}
     return {
         "identical": all(all(map(np.array_equal, values[0], other)) for other in values[1:]),

@@ -116,6 +116,22 @@ def test_a_weight_without_a_gradient_and_one_that_is_not_finite_are_left_out(tmp
     assert "weights/sequential/dense/kernel" not in tensors(tmp_path / "nan" / "train")
 
 
+def test_an_engine_s_variables_and_another_model(tmp_path):
+    class Line(tf.Module):
+        def __init__(self):
+            self.kernels = [tf.Variable(tf.ones((3, 1)), name="kernel") for _ in range(2)]
+
+        def __call__(self, x):
+            return x @ self.kernels[0] + x @ self.kernels[1]
+
+    hook = fitcore.TensorBoard(tmp_path, histograms=1)
+    engine = fitcore.Engine(Line(), optimizer=keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError())
+    fitcore.fit(engine, X, Y, batch_size=36, verbose=0, hooks=[hook])
+    assert {"weights/kernel:0", "weights/kernel:0_2"} <= tensors(tmp_path / "train").keys()
+    with pytest.raises(ValueError, match="one hook looks at one model"):
+        fitcore.fit(models.noisy(), X, Y, verbose=0, hooks=[hook])
+
+
 def test_images_of_the_first_batch(tmp_path):
     x = np.arange(8 * 5 * 4, dtype="float32").reshape(8, 5, 4, 1)
     model = keras.Sequential([keras.Input((5, 4, 1)), layers.Flatten(), layers.Dense(1)])

@@ -5,7 +5,8 @@ Nothing of it goes into the curves, which hold a value for each step. In a step 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -50,11 +51,13 @@ class Distributions:
 
     def __call__(self, seen: Observation) -> Callable[[], tf.Tensor]:
         """Look before the update; what is returned looks after it."""
-        self._paths = [variable.path for variable in seen.variables]
+        self._paths = unique(getattr(variable, "path", variable.name) for variable in seen.variables)
         if self._found is None:
             with tf.init_scope():  # out of the graph that is being traced
                 self._weights = [_kept(variable.shape, variable.dtype) for variable in seen.variables]
                 self._found = _kept((len(KINDS) + 1, len(self._weights), BUCKETS + 3), tf.float64)
+        elif [kept.shape for kept in self._weights] != [variable.shape for variable in seen.variables]:
+            raise ValueError("`histograms` of fitcore.TensorBoard: one hook looks at one model; give each model its own.")
         chosen = tf.equal((seen.step + 1) % self._every, 0)
 
         def before() -> None:
@@ -120,7 +123,7 @@ class Images:
                 "`images` of fitcore.TensorBoard shows inputs of shape [rows, height, width, 1, 3 or 4 channels]. Received: "
                 f"inputs of shape {images.shape}"
             )
-        if self._seen is None:
+        if self._seen is None or not images.shape[1:].is_compatible_with(self._seen.shape[1:]):
             with tf.init_scope():
                 self._seen = tf.Variable(tf.zeros([0, *images.shape[1:]], images.dtype), shape=[None, *images.shape[1:]])
 
@@ -137,6 +140,16 @@ class Images:
             return images
         low, high = images.min(initial=0), images.max(initial=1)
         return np.round(255.0 * (images - low) / (high - low)).astype(np.uint8)
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """The names, but for those that were there before: these get their number behind them."""
+    found: list[str] = []
+    count: Counter[str] = Counter()
+    for name in names:
+        count[name] += 1
+        found.append(name if count[name] == 1 else f"{name}_{count[name]}")
+    return found
 
 
 def _only_if(wanted: tf.Tensor, action: Callable[[], None]) -> None:
