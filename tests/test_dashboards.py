@@ -153,7 +153,7 @@ def test_text(server):
         server.get("plugin/text/text", run="rate=0.01", tag=tag)[-1]["text"] for tag in ("fit/plan", "fit/outcome")
     )
     assert "bit-identical to model.fit" in plan
-    assert "nobody stopped it" in outcome
+    assert "ran to the end of epoch 3" in outcome
     assert f"steps: {STEPS}" in outcome
 
 

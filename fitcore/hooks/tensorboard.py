@@ -219,11 +219,16 @@ def buckets(distribution: Distribution) -> np.ndarray:
 
 def outcome(view: View) -> str:
     """How a fit ended, at its end, in lines."""
-    history = view.fit.history()
+    history, epochs = view.fit.history(), view.fit.epochs
     stop = history.stop_reason
-    why = "nobody stopped it" if stop is None else f"stopped by {stop.by} after step {stop.step}: {stop.reason}"
+    if stop is not None:
+        how = f"stopped by {stop.by} after step {stop.step}, in epoch {stop.epoch + 1} of {epochs}: {stop.reason}"
+    elif history.epoch and history.epoch[-1] + 1 >= epochs:
+        how = f"ran to the end of epoch {epochs}"
+    else:
+        how = f"interrupted after step {view.step}, in epoch {view.epoch + 1} of {epochs}"
     account = ", ".join(f"{name}: {value:.6g}" for name, value in history.account.items())
-    return f"{len(history.epoch)} epochs done, the last of the fit would be {view.fit.epochs}; {why}\n{account}"
+    return f"{how}\n{account}"
 
 
 def _chart(title: str, *tags: str) -> layout_pb2.Chart:
