@@ -9,8 +9,9 @@
 
 In each round all train a copy of the same model, one after the other; the order turns from round to round, and only times of
 the same round are compared. Printed are medians over rounds, and the medians of the rounds' ratios with 95 % intervals. All
-that a fit takes is timed. The target is for points: writing them costs 3 % of what recording them takes anyway, at most; it is
-met if the median is within it; "maybe": the interval's other end is not.
+that a fit takes is timed. Two models that are trained in the same way may differ by 1 or 2 % throughout, by where their memory
+lies: so far these ratios tell nothing. The target is for points: writing them costs 3 % of what recording them takes anyway, at
+most; it is met if the median is within it; "maybe": the interval's other end is not.
 """
 
 from __future__ import annotations
