@@ -71,6 +71,13 @@ def start(name: str) -> None:
         _filter_descriptor_2()
 
 
+def module() -> str | None:
+    """The module that Python is about to run by -m, while it imports the packages around that; else None."""
+    if sys.argv[0] != "-m":
+        return None
+    return re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
+
+
 def say(what: str) -> None:
     """Write a line of progress to the error output, after all that was printed before."""
     sys.stdout.flush()
@@ -81,10 +88,8 @@ def _command(name: str) -> str | None:
     """What is being run, if it is the module called `name` or, while that is imported, something in it."""
     if name == "__main__":
         return os.path.basename(sys.argv[0])
-    if sys.argv[0] != "-m":  # it is, as long as Python looks for the module that it is to run
-        return None
-    module = re.sub("^-[a-zA-Z]*m", "", sys.orig_argv[-len(sys.argv)])  # -mNAME is allowed too
-    return module if f"{module}.".startswith(f"{name}.") else None
+    running = module()
+    return running if running is not None and f"{running}.".startswith(f"{name}.") else None
 
 
 def _filter_descriptor_2() -> None:

@@ -159,6 +159,7 @@ def side_by_side(
         "first_fit_seconds": None if checkpoint else dict(zip(("fitcore", "keras"), first)),
         "warm_microseconds_per_step": dict(zip(("fitcore", "keras"), warm)),
         "test_accuracy": accuracy,
+        "last_test_accuracy": accuracy[-1],
         "one_epoch_falls_short": gain > interval,
         "weights_sha256": sha256,
     }
@@ -179,4 +180,4 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch.run(main, flags={"optimizer": "adam:0.001", "schedule": None, "noise": None})
+    launch.run(main, flags={"optimizer": "adam:0.001", "schedule": None, "noise": None, "precision": None})

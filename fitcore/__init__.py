@@ -3,6 +3,12 @@
 # ruff: noqa: E402 (python -m fitcore has to start before TensorFlow is loaded)
 import fitcore_terminal
 
+for _command in ("runs", "plot"):  # they only read files: they needn't wait until TensorFlow is loaded
+    if fitcore_terminal.module() == f"fitcore.{_command}":
+        import runpy
+
+        runpy.run_path(f"{__path__[0]}/{_command}.py", run_name="__main__")  # ends the process
+
 fitcore_terminal.start(__name__)
 
 import keras
@@ -42,6 +48,7 @@ from fitcore.hooks import (
     Outcome,
     Patience,
     Plateau,
+    Progress,
     Restore,
     Save,
     Set,
@@ -97,6 +104,7 @@ __all__ = [
     "Patience",
     "Plateau",
     "Preempted",
+    "Progress",
     "Reshuffle",
     "Restore",
     "RetraceError",

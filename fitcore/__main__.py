@@ -103,10 +103,11 @@ def observers_in(directory: str, measured: GradientNoise | None) -> tuple[Hooks,
 
     def hooks(model: keras.Model) -> list[Hook]:
         folder = folder_of(model)
+        graph = not os.path.isdir(folder)  # of a model's first fit; the others' are the same
         if keras_private.overrides(model, "train_step"):
-            return [TensorBoard(folder, record=(), running=())]  # nothing but its logs can be seen from outside
+            return [TensorBoard(folder, record=(), running=(), graph=graph)]  # nothing but its logs can be seen from outside
         own_logs = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
-        return [TensorBoard(folder, running=() if own_logs else ("loss",))]
+        return [TensorBoard(folder, running=() if own_logs else ("loss",), graph=graph)]
 
     def noise(model: keras.Model) -> GradientNoise | None:
         if keras_private.overrides(model, "train_step") or model.run_eagerly:

@@ -71,6 +71,12 @@ def check_callbacks(callbacks: Any) -> None:
             raise CallbackError(f"`callbacks` must hold Keras callbacks{wrong}. Received: {callback!r}")
 
 
+def with_brought(hooks: Iterable[Hook], callbacks: Iterable[Any]) -> list[Hook]:
+    """The hooks, and those that callbacks bring along in a list `hooks`, for what Keras's methods don't tell them."""
+    brought = [getattr(callback, "hooks", None) for callback in callbacks]
+    return [*hooks, *(hook for each in brought if isinstance(each, list) for hook in each if isinstance(hook, Hook))]
+
+
 def check_hooks(hooks: Sequence[Hook], schedules: Mapping[str, Any]) -> None:
     """Refuse hooks that would change what a schedule sets at each step."""
     for hook in hooks:

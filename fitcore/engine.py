@@ -156,6 +156,10 @@ class Engine:
         """Types of ops in the program that `train` with these arguments has traced that draw from a state no variable holds."""
         return self.train_program(record, rules).random_ops(stream.source)
 
+    def step_graph(self, stream: Stream, record: Any, rules: Rules | None) -> tf.Graph | None:
+        """The graph of one step in the program that `train` with these arguments runs; None if it isn't traced."""
+        return self.train_program(record, rules).step_graph(stream.source)
+
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds, _carried(stream))

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.arguments import changes_batch_size, check_arguments, first_batch_size
-from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
-from fitcore.data import Reshuffle, Stream, make_source
+from fitcore.data import Stream, make_source
+from fitcore.description import asked_of_steps, describe
 from fitcore.engine import Engine
 from fitcore.fitting import fit
-from fitcore.hooks import Rules, name_of
-from fitcore.noise import GradientNoise
-from fitcore.noise.calls import rule_of
-from fitcore.optimizers.fused import describe
-from fitcore.plans import key_of, remembered, why_not_xla
-from fitcore.recording import measured_noise, recorded
+from fitcore.plans import expected
 from fitcore.schedules.hyperparameters import named_schedules
 from fitcore.supported import check_model
 
@@ -49,25 +42,11 @@ def explain(model: keras.Model | Engine, x: Any = None, y: Any = None, **argumen
     rows, given["hooks"] = first_batch_size(given["batch_size"], schedules, given["hooks"], engine.steps_done())
     given["batch_size"] = rows
     data, stream = _data(engine, given)
-    lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
-    lines["step"] = _step(engine)
-    lines["update"] = _update(engine, given["numerics"])
-    if given["numerics"] == "fast":
-        with engine.settings(schedules, "fast"):
-            lines["plan"] = _plan(engine, given, stream)
-    noise = measured_noise(engine, given["noise"], given["hooks"])
-    if noise is not None:
-        lines["noise"] = _noise(engine, noise)
-    if schedules:
-        lines["schedule"] = "; ".join(f"{name}: {each}" for name, each in schedules.items())
-    if given["checkpoint"] is not None:
-        where = given["checkpoint"]
-        lines["checkpoint"] = f"every {where.every.strip()}, in {where.directory}; resume={where.resume}"
     with engine.settings(schedules, given["numerics"]):
-        lines["traces"] = _traces(engine, given, stream)
-    lines["exact"] = _exactness(engine, given)
-    head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
-    return "\n".join([head, *(f"  {name:<12}{line}" for name, line in lines.items())])
+        if given["numerics"] == "fast":
+            source = None if stream is None else stream.source
+            engine.by_xla, _ = expected(engine, source, *asked_of_steps(engine, given), given["plan"])
+        return describe(engine, given, data, stream)
 
 
 def _data(engine: Engine, given: dict[str, Any]) -> tuple[str, Stream | None]:
@@ -81,145 +60,3 @@ def _data(engine: Engine, given: dict[str, Any]) -> tuple[str, Stream | None]:
     resizable = changes_batch_size(given["hooks"])
     source = make_source(x, y, sample_weight, **{name: given[name] for name in names}, resizable=resizable)
     return source.describe(), Stream(source, given["steps_per_epoch"], engine.steps_per_execution)
-
-
-def _validation(given: dict[str, Any]) -> str:
-    if given["validation_data"] is None and not given["validation_split"]:
-        return "none"
-    which = "validation_data"
-    if given["validation_data"] is None:
-        which = f"the last {given['validation_split']:.3g} of the rows"
-    every = given["validation_freq"]
-    if isinstance(every, list):
-        return f"on {which}, after epochs {every}, the first being 1"
-    return f"on {which}, after " + ("every epoch" if every == 1 else f"every {every} epochs")
-
-
-def _length(given: dict[str, Any], stream: Stream | None) -> str:
-    steps = given["steps_per_epoch"] if stream is None else stream.num_steps
-    epochs = max(given["epochs"] - given["initial_epoch"], 0)
-    size = "as many steps as the data turn out to hold" if steps is None else _count(steps, "step")
-    return f"{_count(epochs, 'epoch')} of {size}"
-
-
-def _calls(engine: Engine, given: dict[str, Any], stream: Stream | None) -> dict[str, str]:
-    """How many steps run per compiled call and why no more, and what runs on the host between the calls."""
-    callbacks, hooks = list(_callbacks(given)), given["hooks"]
-    if engine.run_eagerly:
-        return {"calls": "none: run_eagerly, each op runs by itself", "host": "everything"}
-    limits = call_limits(callbacks, hooks, engine.steps_per_execution)
-    if given["checkpoint"] is not None and given["checkpoint"].interval()[1] == "step":
-        limits.append((given["checkpoint"].interval()[0], "a checkpoint"))
-    most = min((steps for steps, _ in limits), default=None)
-    whole = "an epoch" if stream is None or stream.num_steps is None else f"an epoch's {_count(stream.num_steps, 'step')}"
-    calls = f"up to {whole if most is None else _count(most, 'step')} per compiled call"
-    if most != 1:
-        calls += f", back on the host after {SECONDS_PER_CALL} s at the latest"
-    for steps, whose in limits:
-        calls += f"\n{'':14}every {_count(steps, 'step')}: {whose}"
-    ruled = [name_of(hook) for hook in hooks if hook.in_loop is not None]
-    if ruled:
-        calls += f"\n{'':14}decided inside the call, after each step: {_names(ruled)}"
-    after_call = [type(callback).__name__ for callback in batch_callbacks(callbacks, "train")]
-    after_call += [name_of(hook) for hook in hooks if hook.when.returns or hook.when.steps is not None]
-    after_epoch = [type(callback).__name__ for callback in overriding(callbacks, ("on_epoch_begin", "on_epoch_end"))]
-    after_epoch += [name_of(hook) for hook in hooks if hook.when.epochs]
-    when = "at each step" if most == 1 else "at each step nothing; after a call"
-    return {"calls": calls, "host": f"{when} {_names(after_call)}; at an epoch's ends {_names(after_epoch)}"}
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names) or "nothing"
-
-
-def _callbacks(given: dict[str, Any]) -> Iterator[keras.callbacks.Callback]:
-    callbacks = given["callbacks"]
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        yield from callbacks.callbacks
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        yield callbacks
-    else:
-        yield from tf.nest.flatten(callbacks) if callbacks else ()
-
-
-def _step(engine: Engine) -> str:
-    parts = engine.parts
-    how = "the model's own train_step" if engine.has_own_step else "forward, loss, gradient, optimizer, metrics"
-    compiled = "run op by op" if engine.run_eagerly else "compiled by XLA" if engine.jit_compile else "compiled without XLA"
-    policy = getattr(getattr(engine.model, "dtype_policy", None), "name", keras.config.floatx())
-    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    return f"{how}; {compiled}; {policy}; {type(parts.optimizer).__name__}; on {device}"
-
-
-def _update(engine: Engine, numerics: str) -> str:
-    """In which form the optimizer updates the weights."""
-    optimizer, variables = engine.parts.optimizer, engine.parts.trainable()
-    form = describe(optimizer, variables, numerics, engine.jit_compile, engine.run_eagerly)
-    return f"{type(optimizer).__name__}: {form}"
-
-
-def _plan(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
-    """In which form `numerics="fast"` trains, and why."""
-    if given["plan"] != "auto":
-        return f"{given['plan']}, as asked for"
-    if stream is None:
-        return "graph; a Python generator's shapes aren't known beforehand"
-    reason = why_not_xla(engine, stream.source)
-    if reason is not None:
-        return f"graph; {reason}"
-    found = remembered(key_of(engine, stream.source, *_recorded(engine, given)))
-    return "not measured yet: the fit begins with that" if found is None else str(found)
-
-
-def _recorded(engine: Engine, given: dict[str, Any]) -> tuple[Any, Rules | None]:
-    """What is recorded at each step, and the rules that decide after it."""
-    noise = measured_noise(engine, given["noise"], given["hooks"])
-    rules = tuple(hook.in_loop for hook in given["hooks"] if hook.in_loop is not None)
-    return recorded(engine, given["record"], given["hooks"], noise), Rules(rules) if rules else None
-
-
-def _noise(engine: Engine, noise: GradientNoise) -> str:
-    """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
-    often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
-    if noise.estimator == "split":
-        return f"{often}, batches split into {noise.splits}"
-    kinds: dict[bool, list[str]] = {True: [], False: []}
-    for layer in keras_private.all_layers(engine.model):
-        if any(id(v) in keras_private.own_weights(layer) for v in engine.parts.trainable()):
-            kinds[rule_of(layer) is not None or hasattr(layer, "state_size")].append(type(layer).__name__)
-    rules, others = (", ".join(sorted(set(kinds[ruled]))) or "none" for ruled in (True, False))
-    rest = "row by row" if noise.estimator == "per_example" else f"row by row, or else batches split into {noise.splits}"
-    return f"{often}, per example; layers with a rule: {rules}; others, {rest}: {others}; history.noise.how will say"
-
-
-def _traces(engine: Engine, given: dict[str, Any], stream: Stream | None) -> str:
-    if engine.run_eagerly:
-        return "none"
-    program = engine.train_program(*_recorded(engine, given))
-    ready = stream is not None and program.is_traced(stream.source)
-    return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
-
-
-def _exactness(engine: Engine, given: dict[str, Any]) -> str:
-    """Whether and why not, from what can be known before training."""
-    against = f"model.fit of Keras {keras.__version__} on TensorFlow {tf.__version__}"
-    if not engine.is_compiled:
-        return f"not defined: the engine's parts were given one by one, so there is no {against} to compare with"
-    if isinstance(given["shuffle"], Reshuffle):
-        return f"no: shuffle={given['shuffle']} visits the rows in another order than {against}"
-    if changes_batch_size(given["hooks"]):
-        return f"not defined: the batch size may change, which {against} can't do"
-    if given["numerics"] == "fast":
-        return f'no: numerics="fast" rounds otherwise than {against}'
-    if given["schedule"] is not None:
-        return f"not defined: {against} has no `schedule` to compare with"
-    verdict = f"yes: bit-identical to {against}"
-    if keras_private.global_seed() is None:
-        verdict += ", from the same random state (no global seed is set: neither repeats itself)"
-    if tf.config.list_physical_devices("GPU") and not keras_private.op_determinism():
-        verdict += ", as far as that repeats itself on a GPU (op determinism is off)"
-    return verdict

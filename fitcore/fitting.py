@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,12 +13,22 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private, loop
-from fitcore.arguments import capped, changes_batch_size, check_arguments, check_count, check_hooks, first_batch_size, shows_bar
+from fitcore.arguments import (
+    capped,
+    changes_batch_size,
+    check_arguments,
+    check_count,
+    check_hooks,
+    first_batch_size,
+    shows_bar,
+    with_brought,
+)
 from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
+from fitcore.description import describe
 from fitcore.engine import Engine
-from fitcore.hooks import Hook
+from fitcore.hooks import Fit, Hook
 from fitcore.hooks.noise_events import NoiseEvents
 from fitcore.noise import GradientNoise
 from fitcore.noise.results import curves
@@ -29,6 +40,9 @@ from fitcore.schedules.each_epoch import EpochRates
 from fitcore.schedules.hyperparameters import current, named_schedules
 from fitcore.supported import check_model
 from fitcore.validation import Validation
+
+# Called with each fit's arguments before anything is done, where it is set: by it --dry_run explains, and leaves.
+on_begin: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def fit(
@@ -110,6 +124,8 @@ def fit(
         check_model(model, "fit", x, validation_data)
     given = dict(locals())
     check_arguments(given)
+    if on_begin is not None:
+        on_begin(given)
     engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
     check_count("steps_per_execution", engine.steps_per_execution)
     schedules = named_schedules(schedule)
@@ -161,8 +177,20 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
-    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), step=first_step)
+    asked, hooks = hooks, with_brought(hooks, callbacks.callbacks)
+    about = Fit(
+        epochs=epochs,
+        batch_size=getattr(source, "batch_size", None) if stream.rows is None else None,
+        jit_compile=engine.jit_compile and not engine.run_eagerly,
+        describe=lambda: describe(engine, {**given, "hooks": asked}, source.describe(), stream),
+        step_graph=lambda: engine.step_graph(stream, record, run.rules),
+        noise_scale=lambda: None if measured is None else _noise_scale(run.curve, engine, measured),
+        history=lambda: target.history,
+    )
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
     target.stop_training = False
+    if hasattr(target.history, "fingerprint"):  # a History that keeps what was trained, and on which data
+        target.history.fingerprint = fingerprint_of(engine, source, given)
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:
@@ -196,3 +224,11 @@ def fit(
             noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
             target.history.steps |= noise_found.per_step(first_step, len(rows))
     return target.history
+
+
+def _noise_scale(curve: Curve, engine: Engine, measured: GradientNoise) -> float:
+    """As of the last measured step; NaN if there is none yet, or it is undetermined."""
+    position = 0 if measured.memory is None else max(curve.length - measured.memory, 0)
+    rows = curve.since(position).get("noise", np.empty((0, 1)))
+    scale = curves(rows, position, engine.probe(measured), measured).scale if len(rows) else rows
+    return float(scale[-1]) if len(scale) else math.nan

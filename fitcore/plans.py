@@ -4,8 +4,8 @@
     xla     blocks of steps, each one XLA program (blocks.py)
 
 XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but its
-convolutions on a CPU are ten times slower. For a model between the two nobody can tell beforehand, so both train for a few dozen
-steps; then every variable and random generator is put back as it was. What was found is kept in `cache_file()`.
+convolutions on a CPU are ten times slower. For a model between the two nobody can tell beforehand, so both train for a few
+dozen steps; then every variable and random generator is put back as it was. What was found is kept in `cache_file()`.
 """
 
 from __future__ import annotations
@@ -103,6 +103,17 @@ def choose(run: Run, record: Any, plan: str) -> bool:
         known = _measure(run, record)
         _remember(key, known)
     return known.plan == "xla"
+
+
+def expected(engine: Engine, source: Source | None, record: Any, rules: Any, plan: str) -> tuple[bool, str]:
+    """What `choose` would choose without measuring: (whether XLA, and why, in words)."""
+    if plan != "auto":
+        return plan == "xla", f"{plan}, as asked for"
+    reason = "a Python generator's shapes aren't known beforehand" if source is None else why_not_xla(engine, source)
+    if source is None or reason is not None:
+        return False, f"graph; {reason}"
+    found = remembered(key_of(engine, source, record, rules))
+    return (False, "not measured yet: the fit begins with that") if found is None else (found.plan == "xla", str(found))
 
 
 def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:

@@ -51,7 +51,7 @@ class Chunk:
       steps: how many steps ran.
       ended: whether the data ended before the steps asked for had run.
       logs: the logs after the last step, tensors by name; empty if no step ran.
-      records: what was recorded by name, float64 arrays: [steps] of scalars, [steps, length] of vectors.
+      records: what was recorded by name, float64 arrays: [steps] of scalars, [steps, length] of vectors that aren't empty.
       carried: what the last step left, by name.
     """
 
@@ -96,6 +96,7 @@ class Program:
         self._by_xla = by_xla
         self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
+        self._step_graphs: dict[Any, tf.Graph] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
         def flat_step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, tf.Tensor, Carried]:
@@ -177,6 +178,10 @@ class Program:
         kinds = {node.op for node in nodes if {"seed", "seed2"} <= {*node.attr} or node.op.startswith(_DRAWS_FROM_A_GENERATOR)}
         return sorted(kinds)
 
+    def step_graph(self, source: Source) -> tf.Graph | None:
+        """The graph of one step of the loop that was traced for this source; None if none was."""
+        return self._step_graphs.get(self._key(source))
+
     def _call_for(self, source: Source, carried: Carried) -> Any:
         key = self._key(source)
         if key not in self._compiled:
@@ -231,6 +236,7 @@ class Program:
             # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
             deadline = tf.timestamp() + seconds if has_clock else None
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
+            self._step_graphs[self._key(source)] = traced.graph
             log_specs = traced.structured_outputs[0]
             no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
             no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
@@ -301,7 +307,8 @@ class Program:
         columns, start = {}, 0
         for name in self.names:
             end = start + self._lengths.get(name, 1)
-            columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
+            if end > start:
+                columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
             start = end
         return columns
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from fitcore.data import Stream
 from fitcore.engine import Engine
-from fitcore.hooks import Hook, LoopRule, Rules, StoppingRule, View, name_of
+from fitcore.hooks import Fit, Hook, LoopRule, Rules, StoppingRule, View, name_of
 from fitcore.program import Chunk
 
 
@@ -113,6 +113,7 @@ class Run:
     callbacks: keras.callbacks.CallbackList
     target: Any  # what Keras's callbacks act on: has stop_training and history
     curve: Curve
+    fit: Fit
     validate: Validates | None = None
     epoch: int = 0
     step: int = 0  # optimizer steps done, earlier fits of the same optimizer included
@@ -188,6 +189,7 @@ class Run:
             records=MappingProxyType(self.curve.since(seen)),
             first_step=self.curve.first_step + seen,
             evaluation=MappingProxyType(dict(self.evaluations[-1][1]) if self.evaluations else {}),
+            fit=self.fit,
         )
 
     def variables(self) -> Iterator[tuple[str, Any]]:
@@ -239,7 +241,8 @@ class Run:
         self.target.stop_training = state["stop_training"]
         self.evaluations = [(step, values) for step, values in state["evaluations"]]
         self.started = time.monotonic() - state["seconds"]
-        self.seen, self.restore = list(state["seen"]), state["restore"]
+        self.seen[: len(state["seen"])] = state["seen"][: len(self.hooks)]  # one that shows progress may be new, or gone
+        self.restore = state["restore"]
         self.logs, self.epoch_logs = state["logs"], state["epoch_logs"]
         self._warned_non_finite = state["warned_non_finite"]
         self.engine.load_bases(state["bases"])

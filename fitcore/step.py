@@ -145,7 +145,8 @@ class Observation:
     optimizer: Any
 
 
-Recorder = Callable[[Observation], tf.Tensor]  # -> a real scalar, kept as float64
+# -> a real scalar or vector, kept as float64, or a function that gives it once the update is done; an empty vector isn't kept
+Recorder = Callable[[Observation], tf.Tensor | Callable[[], tf.Tensor]]
 
 
 def gradient_norm(seen: Observation) -> tf.Tensor:
@@ -219,7 +220,10 @@ def train_step(
     watched = [apart(gradient) for gradient in gradients]
     deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
     seen = Observation(step, x, y, sample_weight, y_pred, loss, watched, variables, optimizer)
-    recorded = {name: tf.convert_to_tensor(recorder(seen)) for name, recorder in recorders.items()}  # read before the update
+    recorded: dict[str, Any] = {}
+    for name, recorder in recorders.items():
+        value = recorder(seen)
+        recorded[name] = value if callable(value) else tf.convert_to_tensor(value)  # read before the update
     for name, probe in probes.items():
         recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts)
 
@@ -227,6 +231,7 @@ def train_step(
         noise = () if for_optimizer is None else (measured(probes[for_optimizer], recorded[for_optimizer]),)
         optimizer.apply_gradients(zip(gradients, variables), *noise)
 
+    recorded = {name: tf.convert_to_tensor(value()) if callable(value) else value for name, value in recorded.items()}
     logs = parts.update_metrics(x, y, y_pred, sample_weight)
     return logs, recorded
 

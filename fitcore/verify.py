@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import re
 import shlex
@@ -26,41 +25,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fitcore.checkpoint import fingerprint
+from fitcore.command_line.differences import Difference, in_fit, in_result, leaves
 from fitcore.command_line.environment import surroundings
 from fitcore.command_line.launch import INTERRUPTED
 
 IDENTICAL, DIFFERS, CANNOT = 0, 1, 2  # exit status
 FILES = ("flags.txt", "environment.json", "history.json", "result.json")  # of a run that has finished
-_NOTHING = "nothing"
+RUNS = ("recorded", "now")  # what the two are called
 
 
 class CannotVerifyError(Exception):
     """A run can't be launched again, or leaves nothing to compare."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where two runs differ, in one fit or in their results.
-
-    Attributes:
-      place: the fit's name, or "result.json".
-      says: all that differs there, in words.
-      step: the first step of which something recorded differs; None if nothing does.
-      epoch: the first epoch at whose end a variable differs; None if none does.
-      variable: of those that differ then, the first in the model's order.
-    """
-
-    place: str
-    says: str
-    step: int | None = None
-    epoch: int | None = None
-    variable: str | None = None
 
 
 def compare(recorded: Path, again: Path) -> list[Difference]:
@@ -70,81 +50,11 @@ def compare(recorded: Path, again: Path) -> list[Difference]:
       CannotVerifyError: a file is missing or can't be read, or neither run recorded anything.
     """
     before, now = (_load(path / "history.json") for path in (recorded, again))
-    result_before, result_now = (dict(_leaves(_load(path / "result.json"))) for path in (recorded, again))
+    result_before, result_now = (dict(leaves(_load(path / "result.json"))) for path in (recorded, again))
     if not before and not now and not result_before and not result_now:
         raise CannotVerifyError(f"{recorded}: the run recorded no fit (RunDirectory.history) and returned no result")
-    found = [_in_fit(name, before.get(name), now.get(name)) for name in {**before, **now}]
-    return [each for each in (*found, _in_result(result_before, result_now)) if each is not None]
-
-
-def _in_fit(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Difference | None:
-    if before is None or now is None:
-        return Difference(name, f"this fit is there only {'in the recorded run' if now is None else 'now'}")
-    says, step, epoch, variable = [], None, None, None
-    first_epoch = int(before["epoch"][0]) if before["epoch"] else 0
-    curves = _places(before["steps"], now["steps"])
-    if curves:
-        curve, place = min(curves.items(), key=lambda item: (item[1], item[0] != "step/loss"))
-        step = before["first_step"] + place
-        says.append(f"step {step}, {curve} {_at(before['steps'], now['steps'], curve, place)}")
-    digests = _places(before["digests"], now["digests"]) if "digests" in before else {}
-    if digests:
-        variable, place = min(digests.items(), key=lambda item: item[1])
-        epoch = first_epoch + place
-        others = list(digests.values()).count(place) - 1
-        says.append(f"variable {variable}{f' and {others} more' if others else ''} from epoch {epoch} on")
-    history = _places(before["history"], now["history"])
-    if history:
-        metric, place = min(history.items(), key=lambda item: item[1])
-        says.append(f"History of epoch {first_epoch + place}, {metric} {_at(before['history'], now['history'], metric, place)}")
-    return Difference(name, "; ".join(says), step, epoch, variable) if says else None
-
-
-def _in_result(before: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
-    different = [name for name in {**before, **now} if not _same(before.get(name, _NOTHING), now.get(name, _NOTHING))]
-    if not different:
-        return None
-    first, more = different[0], f" and {len(different) - 1} more" if len(different) > 1 else ""
-    return Difference("result.json", f"{first}{more}, {_words(before.get(first, _NOTHING), now.get(first, _NOTHING))}")
-
-
-def _places(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Of the lists that differ, by name, the first place where they do; where one has ended, or isn't there, they do."""
-    found = {}
-    for name in {**before, **now}:
-        pairs = itertools.zip_longest(before.get(name, ()), now.get(name, ()), fillvalue=_NOTHING)
-        place = next((i for i, (a, b) in enumerate(pairs) if not _same(a, b)), None)
-        if place is not None:
-            found[name] = place
-    return found
-
-
-def _at(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]], name: str, place: int) -> str:
-    values = [run[name][place] if place < len(run.get(name, ())) else _NOTHING for run in (before, now)]
-    return _words(*values)
-
-
-def _words(before: Any, now: Any) -> str:
-    return f"{before} (recorded) and {now} (now)"
-
-
-def _same(before: Any, now: Any) -> bool:
-    """Whether two values out of JSON were the same bits: NaN is NaN, and 0.0 is not -0.0."""
-    return repr(before) == repr(now)
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(where it is, value) of all that a result holds but measured times."""
-    if isinstance(value, Mapping):
-        if value.get("timed") is not True:
-            for key, held in value.items():
-                if "seconds" not in key:
-                    yield from _leaves(held, f"{name}.{key}" if name else key)
-    elif isinstance(value, list):
-        for i, held in enumerate(value):
-            yield from _leaves(held, f"{name}[{i}]")
-    else:
-        yield name, value
+    found = [in_fit(name, before.get(name), now.get(name), RUNS) for name in {**before, **now}]
+    return [each for each in (*found, in_result(result_before, result_now, RUNS)) if each is not None]
 
 
 def _load(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,9 +13,15 @@ from collections.abc import Iterator
 
 import keras
 import pytest
+from absl import app
+from absl.testing import flagsaver
+
+from fitcore.command_line import launch
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+app.define_help_flags()  # here, because flagsaver would take away what is defined under it
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +34,19 @@ def fresh_keras() -> Iterator[None]:
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def launched(monkeypatch, capsys):
+    """Launches `main` by flags in this process; returns (exit status, output, error output)."""
+
+    def start(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["line", *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit:
+            launch.run(main)
+        out, err = capsys.readouterr()
+        if isinstance(exit.value.code, str):  # Python prints it, and exits with 1
+            return 1, out, err + exit.value.code
+        return exit.value.code or 0, out, err
+
+    return start

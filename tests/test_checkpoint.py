@@ -494,7 +494,7 @@ def test_a_callback_without_state_is_named(tmp_path: Path) -> None:
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
-    """All points that TensorBoard would show, by folder and tag; those that are alike once."""
+    """All points that TensorBoard would show, by folder and tag, but for those about the process; those that are alike once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
@@ -502,7 +502,8 @@ def points(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
         events = EventAccumulator(str(directory), {"tensors": 0}).Reload()
         for tag in events.Tags()["tensors"]:
             values = [(event.step, event.tensor_proto.SerializeToString()) for event in events.Tensors(tag)]
-            if "steps_per_second" not in tag and tag not in ("keras", "custom_scalars__config__"):
+            own = "steps_per_second" in tag or tag.startswith("fit/")
+            if not own and tag not in ("keras", "custom_scalars__config__"):
                 found[f"{directory.relative_to(folder)}/{tag}"] = sorted(set(values))
     return found
 

@@ -1,9 +1,12 @@
-"""The Python in README.md and WORKSPACE.md runs as it stands there."""
+"""The Python in README.md and WORKSPACE.md runs as it stands there, and docs/tutorial.md from its beginning to its end."""
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -34,3 +37,32 @@ def test_runs(code, monkeypatch, tmp_path):
     # An example's flags are its own: experiments that other tests have imported may define the same.
     monkeypatch.setattr(flags, "DEFINE_integer", functools.partial(flags.DEFINE_integer, flag_values=flags.FlagValues()))
     exec(compile(code, "<documentation>", "exec"), names | {"__name__": "documentation"})
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    (language, experiment), *rest = re.findall(r"^```(python|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert (language, len(experiment.splitlines()) < 40) == ("python", True)
+    (tmp_path / "wave.py").write_text(experiment)
+    printed = []
+    for language, code in rest:
+        if language == "python":
+            exec(compile(code, "<tutorial>", "exec"), {})
+            printed.append(capsys.readouterr().out)
+        else:
+            done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=600)
+            assert done.returncode == ("fitcore.runs compare" in code), done.stderr  # which finds differences
+            printed.append(done.stdout)
+    dry, run, curves, sweep, runs, compared = printed
+    assert "20 epochs of 25 steps" in dry
+    assert "tensorboard --logdir runs/first" in run
+    assert [line.split()[0] for line in curves.splitlines()[1:]] == ["0", "5", "10", "15"]
+    assert re.search(r"^adam:0.01 +2 +\S+ ± \S+$", sweep, re.MULTILINE)
+    assert "4 of 4 runs are done" in sweep
+    assert [line.split()[1] for line in runs.splitlines()] == ["state"] + ["finished"] * 5
+    assert "--optimizer" in compared
+    assert "wave: step 0, step/learning_rate 0.1" in compared

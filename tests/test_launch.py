@@ -11,7 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import flags
 from absl.testing import flagsaver
 from models import linear
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,15 +19,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fitcore
 from experiments import digits
 from experiments.claims import data
-from fitcore.command_line import launch
-
-app.define_help_flags()  # here, because flagsaver would take away what is defined under it
+from fitcore.command_line import curves, launch
 
 LINE = '''
 """Fits a line, twice."""
 import os, signal
 import keras, numpy as np
 from absl import flags
+from absl.testing import flagsaver
 import fitcore
 from fitcore.command_line import launch
 
@@ -88,22 +87,6 @@ def line(tmp_path):
     return start
 
 
-@pytest.fixture
-def launched(monkeypatch, capsys):
-    """Launches `main` by flags in this process; returns (exit status, output, error output)."""
-
-    def start(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["line", *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit:
-            launch.run(main)
-        out, err = capsys.readouterr()
-        if isinstance(exit.value.code, str):  # Python prints it, and exits with 1
-            return 1, out, err + exit.value.code
-        return exit.value.code or 0, out, err
-
-    return start
-
-
 def never(run):
     raise AssertionError("must not have been started")
 
@@ -114,6 +97,17 @@ def load(path):
 
 def steps_in(folder, tag):
     return [event.step for event in EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tensors(tag)]
+
+
+def points(run):
+    """(fit, curve, step, value) of all lines of its curves."""
+    return [
+        (line["fit"], name, step, value)
+        for path in sorted((run / "curves").iterdir())
+        for line in curves.lines_of(path)
+        for name, values in line["steps"].items()
+        for step, value in enumerate(values, line["first"])
+    ]
 
 
 @pytest.mark.slow
@@ -166,6 +160,7 @@ def test_a_killed_run_goes_on_when_it_is_launched_again(line, tmp_path):
     command = ("--epochs=3", "--kill_at=7", "--checkpoint_every=2 steps", "--logdir=run")
     assert line(*command).returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "result.json").exists()
+    assert {name: len(fit["epochs"]) for name, fit in curves.read(tmp_path / "run").items()} == {"one": 3, "two": 1}
     other = line(*command, "--epochs=4")
     assert other.returncode == 1
     assert "this holds a run with other flags. There: --epochs=3, here: --epochs=4." in other.stderr
@@ -175,6 +170,8 @@ def test_a_killed_run_goes_on_when_it_is_launched_again(line, tmp_path):
     assert undisturbed.returncode == 0, undisturbed.stderr
     for name in ("result.json", "history.json", "flags.txt"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    found, expected = (points(tmp_path / folder) for folder in ("run", "undisturbed"))
+    assert sorted(found) == sorted(expected)
     first, last = load(tmp_path / "run" / "environment.json")["starts"]
     assert first["started"] < last["started"]
     assert (first["started"], first["command"]) == tuple(

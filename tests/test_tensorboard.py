@@ -1,12 +1,16 @@
 """TensorBoard events: the points, where they lie, and that they overlay on those of Keras's own callback."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 import fitcore
+from fitcore.hooks import hparams
 
 X = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
 Y = (X @ [[1.0], [-2.0], [0.5]]).astype("float32")
@@ -22,11 +26,15 @@ def linear():
 def read(directory):
     """{tag: [(step, float32 value as bytes)]} of the event files in `directory`."""
     events = EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
+
+    def bytes_of(proto):
+        return (
+            np.float32(proto.float_val[0]).tobytes() if proto.float_val else proto.tensor_content or b"".join(proto.string_val)
+        )
+
     return {
-        tag: [(event.step, np.float32(event.tensor_proto.float_val[0]).tobytes() if event.tensor_proto.float_val
-               else event.tensor_proto.tensor_content) for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-    }  # fmt: skip
+        tag: [(event.step, bytes_of(event.tensor_proto)) for event in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+    }
 
 
 def values(points):
@@ -99,3 +107,36 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, mo
     monkeypatch.setattr("os.access", lambda path, mode: False)  # a folder without permission, also where root runs the tests
     with pytest.raises(PermissionError, match="events"):
         fitcore.TensorBoard(tmp_path / "events")
+
+
+def test_a_runs_flags_and_results(tmp_path):
+    flags = {"rate": 0.5, "epochs": 3, "fast": True, "stop": ["a", "b"], "note": "x", "unset": None}
+    hparams.write(tmp_path, flags, {"accuracy": 0.75, "loss": float("nan")})
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    written = metadata.parse_session_start_info_plugin_data(content).hparams
+    found = {name: getattr(value, value.WhichOneof("kind")) for name, value in written.items()}
+    assert found == {"rate": 0.5, "epochs": 3, "fast": True, "stop": "['a', 'b']", "note": "x"}
+    assert values(read(tmp_path)["accuracy"]) == [0.75]
+    assert np.isnan(values(read(tmp_path)["loss"]))
+
+
+def test_a_page_of_text_says_how_a_fit_ended(tmp_path):
+    class Fails(fitcore.Hook):
+        when = fitcore.every(5)
+
+        def after_steps(self, view):
+            raise RuntimeError
+
+    def outcome(name, *hooks):
+        with contextlib.suppress(RuntimeError):
+            hooks = [*hooks, fitcore.TensorBoard(tmp_path / name)]
+            fitcore.fit(linear(), X, Y, batch_size=25, epochs=3, verbose=0, hooks=hooks)
+        ((_, value),) = read(tmp_path / name)["fit/outcome"]
+        return value.decode(errors="replace")
+
+    assert "ran to the end of epoch 3" in outcome("whole")
+    stopped = outcome("stopped", fitcore.StopAfter(steps=4))
+    assert "stopped by StopAfter after step 4, in epoch 2 of 3: 4 steps, 100 examples" in stopped
+    assert "steps: 4, calls: " in stopped
+    assert "interrupted after step 5, in epoch 3 of 3" in outcome("failed", Fails())

@@ -132,9 +132,9 @@ def test_fits_and_curves_that_only_one_run_has(written):
     before = {"gone": a_fit(), "fit": a_fit({"step/loss": [1.0]})}
     now = {"fit": a_fit({"step/loss": [1.0], "step/rows": [4.0]}), "new": a_fit()}
     assert in_words(written("before", before), written("now", now)) == [
-        "gone: this fit is there only in the recorded run",
+        "gone: only one has this fit (recorded)",
         "fit: step 0, step/rows nothing (recorded) and 4.0 (now)",
-        "new: this fit is there only now",
+        "new: only one has this fit (now)",
     ]
 
 

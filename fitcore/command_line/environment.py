@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+TIME = "%Y-%m-%dT%H:%M:%S%z"  # how times are written
+
 
 def surroundings() -> dict[str, Any]:
     """What the bits of a run may depend on besides its flags: git commit, versions, machine; as environment.json has them."""
@@ -41,7 +43,7 @@ def note_start(path: Path, **settings: Any) -> None:
     now = {
         "experiment": experiment(),
         "command": shlex.join(sys.orig_argv),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime(TIME),
         **settings,
         **surroundings(),
     }

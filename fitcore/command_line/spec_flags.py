@@ -1,4 +1,4 @@
-"""The flags of launch whose values are specs: --optimizer, --schedule, --stop, --noise."""
+"""The flags that an experiment asks for: --optimizer, --schedule, --stop and --noise, whose values are specs; --precision."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _HELP = {
     "noise": "Measure the gradient noise; by itself as --noise=auto.",
 }
 _REPEATED = ("schedule", "stop")
+PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
 def define(wanted: Mapping[str, str | Sequence[str] | None]) -> None:
@@ -28,8 +29,12 @@ def define(wanted: Mapping[str, str | Sequence[str] | None]) -> None:
     """
     full = any(argument.lstrip("-") == "helpfull" for argument in sys.argv[1:])
     for name, default in wanted.items():
+        if name == "precision":
+            says = "Keras's dtype policy for the layers: what they compute in and keep. Default: Keras's own setting."
+            flags.DEFINE_enum(name, default, PRECISIONS, says, allow_override=True)
+            continue
         if name not in registry.KINDS:
-            raise ValueError(f"`flags` must name some of {', '.join(registry.KINDS)}. Received: {name!r}")
+            raise ValueError(f"`flags` must name some of {', '.join((*registry.KINDS, 'precision'))}. Received: {name!r}")
         about = [_HELP[name], *([f"- {line}" for line in registry.describe(name)] if full else [])]
         if not full:
             about.append(f"One of {', '.join(registry.names(name))}; --helpfull says their parameters.")

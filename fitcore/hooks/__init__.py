@@ -6,7 +6,9 @@ batch_size.py   a batch size that changes while training
 plateau.py      a learning rate that falls when the loss no longer does
 stopping.py     stop rules (pure) and the hook that applies one
 early_stopping.py, noise_control.py   early stopping and budgets; settings that follow the gradient noise
-tensorboard.py  events per step and per epoch; noise_events.py: of the gradient noise
+tensorboard.py  events per step and per epoch, and more to see of a fit; watching.py: what is seen inside the loop for it
+progress.py     a line that says how far a fit is
+noise_events.py, hparams.py, event_file.py   events of the gradient noise, of a run's flags and results; where all are written
 """
 
 from fitcore.hooks.batch_size import BatchSizeSchedule
@@ -14,6 +16,7 @@ from fitcore.hooks.early_stopping import EarlyStopping, StopAfter
 from fitcore.hooks.in_loop import SETTINGS, LoopRule, Outcome, Rules, StepSeen, StoppingRule
 from fitcore.hooks.noise_control import CABS, LowSignal, NoiseLearningRate, NormTest
 from fitcore.hooks.plateau import Plateau
+from fitcore.hooks.progress import Progress
 from fitcore.hooks.protocol import (
     EPOCHS,
     EVERY_STEP,
@@ -21,6 +24,7 @@ from fitcore.hooks.protocol import (
     RETURNS,
     Answer,
     Evaluate,
+    Fit,
     Hook,
     InLoop,
     Keep,
@@ -49,6 +53,7 @@ __all__ = [
     "Divergence",
     "EarlyStopping",
     "Evaluate",
+    "Fit",
     "Hook",
     "InLoop",
     "Keep",
@@ -60,6 +65,7 @@ __all__ = [
     "Outcome",
     "Patience",
     "Plateau",
+    "Progress",
     "Request",
     "Restore",
     "Rules",

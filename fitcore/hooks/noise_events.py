@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
+from fitcore.hooks.event_file import EventFile, event_of, writable_folder
 from fitcore.hooks.protocol import RETURNS, Answer, Hook, View
-from fitcore.hooks.tensorboard import EventFile, writable_folder
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.probe import Probe
 from fitcore.noise.results import NoiseCurve, curves
-
-FORGOTTEN = 1e-9  # measurements whose weight in the running averages has faded to this are dropped
 
 
 class NoiseEvents(Hook):
@@ -75,9 +71,7 @@ class NoiseEvents(Hook):
         first = view.first_step + len(new) - len(remembered)
         noise = curves(remembered, first, self._probe, self._config)
         if self._file is None:
-            dashboard = Event()
-            dashboard.summary.ParseFromString(summary.pb(layout(list(noise.layers))).SerializeToString())
-            self._file = EventFile(self._folder, [dashboard])
+            self._file = EventFile(self._folder, [event_of(summary.pb(layout(list(noise.layers))))])
         fresh = noise.step >= view.first_step
         steps = noise.step[fresh] + 1
         self._points("noise/batch_size", steps, noise.batch_size[fresh])
@@ -85,8 +79,7 @@ class NoiseEvents(Hook):
         for name, curve in noise.layers.items():
             self._curve(f"/{name}", steps, curve, fresh)
         self._file.flush()
-        decay = self._config.decay ** (1 / self._config.every)
-        kept = None if decay == 1 else math.ceil(math.log(FORGOTTEN) / math.log(decay))
+        kept = self._config.memory
         self._rows = [remembered if kept is None else remembered[-kept:]]
 
     def _curve(self, suffix: str, steps: np.ndarray, curve: NoiseCurve, fresh: np.ndarray) -> None:

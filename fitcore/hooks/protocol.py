@@ -16,7 +16,7 @@ can be decided without the host it has decided inside the compiled loop, by a ru
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,30 @@ def every(steps: int) -> When:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """The fit as a whole, for hooks that show it.
+
+    Attributes:
+      epochs: index of the epoch to end before.
+      batch_size: rows in a batch as far as that is fixed and known, else None.
+      jit_compile: whether XLA compiles its steps.
+      describe: () -> what `fitcore.explain` says of it.
+      step_graph: () -> the `tf.Graph` of one of its steps; None before the first, and where steps run op by op.
+      noise_scale: () -> the gradient noise scale as of its last step, in examples; NaN if it is undetermined, None if it isn't
+        measured.
+      history: () -> its History; in a hook's `end` it has `stop_reason` and `account`.
+    """
+
+    epochs: int
+    batch_size: int | None
+    jit_compile: bool
+    describe: Callable[[], str]
+    step_graph: Callable[[], Any]
+    noise_scale: Callable[[], float | None]
+    history: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class View:
     """What a hook is shown. Nothing in it can be changed.
 
@@ -68,6 +92,7 @@ class View:
       records: what was recorded since this hook was last called: by name, float64, one entry per step.
       first_step: index of the step that the first entry of `records` belongs to.
       evaluation: `val_...` of the latest evaluation that a hook asked for.
+      fit: the fit as a whole.
     """
 
     epoch: int
@@ -78,6 +103,7 @@ class View:
     records: Mapping[str, np.ndarray]
     first_step: int
     evaluation: Mapping[str, float]
+    fit: Fit
 
 
 @dataclass(frozen=True)

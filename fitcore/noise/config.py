@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
+
+FORGOTTEN = 1e-9  # measurements whose weight in the running averages has faded to this are dropped
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,9 @@ class GradientNoise:
             raise ValueError(f"`decay` must be in (0, 1]. Received: decay={self.decay}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"`confidence` must be in (0, 1). Received: confidence={self.confidence}")
+
+    @property
+    def memory(self) -> int | None:
+        """Steps after which the running averages have forgotten one; None: never."""
+        decay = self.decay ** (1 / self.every)
+        return None if decay == 1 else math.ceil(math.log(FORGOTTEN) / math.log(decay))

@@ -120,7 +120,7 @@ class NoiseCurves(NoiseCurve):
     def per_step(self, first_step: int, steps: int) -> dict[str, Array]:
         """The whole model's curves with an entry for every step from `first_step` on, NaN where nothing was measured."""
         found = {}
-        for name in ("trace", "grad_norm_sq", "scale", "evidence"):
+        for name in ("batch_size", "trace", "grad_norm_sq", "scale", "evidence"):
             if getattr(self, name) is not None:
                 found[f"noise/{name}"] = np.full(steps, np.nan)
                 found[f"noise/{name}"][self.step - first_step] = getattr(self, name)
