@@ -42,7 +42,7 @@ def status_of(capsys, *arguments):
     return status, capsys.readouterr().out
 
 
-def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run_in):
+def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run_in, monkeypatch):
     seen = []
 
     def main(run, ends=None):
@@ -56,9 +56,12 @@ def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run
     assert run_state.state_of(run_in("left", main=main, ends=SystemExit("out of luck"))) == "failed"
     with pytest.raises(ZeroDivisionError):
         run_in("broken", main=main, ends=ZeroDivisionError("by 0"))
-    assert seen == ["running"] * 4
+    monkeypatch.setattr(run_state, "hold", lambda run: os.listdir("/none"))  # as where there are no locks
+    with pytest.warns(UserWarning, match="can't be locked"):
+        assert run_state.state_of(run_in("unlocked", main=main)) == "finished"
+    assert seen == ["running"] * 4 + ["killed"]
     found = {os.path.basename(run["run"]): run for run in runs.listed(tmp_path)}
-    assert {name: run["state"] for name, run in found.items()} == {
+    assert {name: run["state"] for name, run in found.items() if name != "unlocked"} == {
         "fine": "finished", "interrupted": "killed", "left": "failed", "broken": "failed",
     }  # fmt: skip
     assert [found[name].get("error") for name in ("fine", "left", "broken")] == [None, "out of luck", "ZeroDivisionError: by 0"]
