@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 
 from fitcore import runs
-from fitcore.command_line import records, run_state
+from fitcore.command_line import curves, records, run_state
 
 SLOPE = flags.DEFINE_float("slope", 0.5, "A flag of the experiments here.")
 
@@ -147,7 +147,8 @@ def test_other_data_and_versions_are_named(tmp_path, run_in, capsys):
     }
 
 
-def test_a_killed_run_is_compared_by_its_curves(run_in, capsys):
+def test_a_killed_run_is_compared_by_its_curves(run_in, capsys, monkeypatch):
+    monkeypatch.setattr(curves, "EPOCH_SECONDS", 0.0)
     one, other = run_in("a"), run_in("b")
     for name in ("result.json", "status.json", "history.json"):
         (other / name).unlink()
