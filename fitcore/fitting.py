@@ -189,15 +189,17 @@ def fit(
     )
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
     target.stop_training = False
-    if hasattr(target.history, "fingerprint"):  # a History that keeps what was trained, and on which data
-        target.history.fingerprint = fingerprint_of(engine, source, given)
+    keeps = hasattr(target.history, "fingerprint")  # what was trained, and on which data
+    fingerprint = fingerprint_of(engine, source, given) if keeps or checkpoint is not None else {}
+    if keeps:
+        target.history.fingerprint = fingerprint
     if validation_data is not None:
         run.validate = Validation(engine, target, validation_data, validation_batch_size or rows, validation_steps)
     try:
         with contextlib.ExitStack() as stack:
             saver = None
             if checkpoint is not None:
-                saver = stack.enter_context(Saver(checkpoint, fingerprint_of(engine, source, given)))
+                saver = stack.enter_context(Saver(checkpoint, fingerprint))
                 saver.begin(run, record)
             stack.enter_context(engine.settings(schedules, numerics))
             if saver is not None and saver.where is not None:

@@ -37,7 +37,8 @@ class Look(fitcore.Hook):
         self.epochs.append(len(fit["epochs"]))
 
 
-def test_curves_are_those_of_the_history(tmp_path):
+def test_curves_are_those_of_the_history(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "EPOCH_SECONDS", 0.0)
     run = RunDirectory(tmp_path)
     history = train(run, record=["step/loss", "step/learning_rate"], validation_data=(X, X[:, :1]))
     (found,) = read(tmp_path).values()
@@ -49,7 +50,7 @@ def test_curves_are_those_of_the_history(tmp_path):
         {name: values[i] for name, values in history.history.items()} for i in range(2)
     ]
     assert [(each["epoch"], each["step"]) for each in found["epochs"]] == [(0, 4), (1, 8)]
-    first, second = (json.loads(line) for line in file_of(tmp_path, "a/fit").read_text().splitlines())
+    first, *_, second = (json.loads(line) for line in file_of(tmp_path, "a/fit").read_text().splitlines())
     assert second.keys() == {"fit", "first", "steps", "epochs", "time", "seconds"}
     assert (first.keys() - second.keys(), first["fingerprint"]["epochs"]) == ({"fingerprint"}, 2)
 
@@ -63,10 +64,18 @@ def test_a_fit_of_keras_has_its_epochs(tmp_path):
 @pytest.mark.parametrize(("seconds", "lengths"), [(0.0, [0, 1, 2, 3, 4, 5, 6, 7]), (1e9, [0, 0, 0, 0, 4, 4, 4, 4])])
 def test_they_grow_while_the_fit_runs(tmp_path, monkeypatch, seconds, lengths):
     monkeypatch.setattr(curves, "SECONDS", seconds)
+    monkeypatch.setattr(curves, "EPOCH_SECONDS", 0.0)
     look = Look(tmp_path)
     train(RunDirectory(tmp_path), hooks=[look])
     assert look.lengths == lengths
     assert look.epochs == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_short_epochs_share_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "EPOCH_SECONDS", 1e9)
+    train(RunDirectory(tmp_path), epochs=5)
+    (line,) = curves.lines_of(file_of(tmp_path, "a/fit"))
+    assert [each["epoch"] for each in line["epochs"]] == [0, 1, 2, 3, 4]
 
 
 def test_writing_them_needs_no_returns_to_the_host(tmp_path):

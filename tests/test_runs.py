@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 
 from fitcore import runs
-from fitcore.command_line import records, run_state
+from fitcore.command_line import curves, records, run_state
 
 SLOPE = flags.DEFINE_float("slope", 0.5, "A flag of the experiments here.")
 
@@ -42,7 +42,7 @@ def status_of(capsys, *arguments):
     return status, capsys.readouterr().out
 
 
-def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run_in):
+def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run_in, monkeypatch):
     seen = []
 
     def main(run, ends=None):
@@ -56,9 +56,12 @@ def test_a_run_is_running_until_it_is_finished_or_failed_or_killed(tmp_path, run
     assert run_state.state_of(run_in("left", main=main, ends=SystemExit("out of luck"))) == "failed"
     with pytest.raises(ZeroDivisionError):
         run_in("broken", main=main, ends=ZeroDivisionError("by 0"))
-    assert seen == ["running"] * 4
+    monkeypatch.setattr(run_state, "hold", lambda run: os.listdir("/none"))  # as where there are no locks
+    with pytest.warns(UserWarning, match="can't be locked"):
+        assert run_state.state_of(run_in("unlocked", main=main)) == "finished"
+    assert seen == ["running"] * 4 + ["killed"]
     found = {os.path.basename(run["run"]): run for run in runs.listed(tmp_path)}
-    assert {name: run["state"] for name, run in found.items()} == {
+    assert {name: run["state"] for name, run in found.items() if name != "unlocked"} == {
         "fine": "finished", "interrupted": "killed", "left": "failed", "broken": "failed",
     }  # fmt: skip
     assert [found[name].get("error") for name in ("fine", "left", "broken")] == [None, "out of luck", "ZeroDivisionError: by 0"]
@@ -144,7 +147,8 @@ def test_other_data_and_versions_are_named(tmp_path, run_in, capsys):
     }
 
 
-def test_a_killed_run_is_compared_by_its_curves(run_in, capsys):
+def test_a_killed_run_is_compared_by_its_curves(run_in, capsys, monkeypatch):
+    monkeypatch.setattr(curves, "EPOCH_SECONDS", 0.0)
     one, other = run_in("a"), run_in("b")
     for name in ("result.json", "status.json", "history.json"):
         (other / name).unlink()

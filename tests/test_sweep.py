@@ -74,6 +74,7 @@ def test_each_setting_has_a_folder_of_its_own():
         (["--sweep=learning_rate=1", "--learning_rate=2"], "and --learning_rate given besides"),
         (["--sweep=logdir=a,b"], "there is no flag 'logdir' to sweep"),
         (["--sweep=a"], "must be like"),
+        (["--sweep=learning_rate=1", "--dry_run"], "--dry_run is for one run"),
         (["--jobs=2"], "--jobs goes with --sweep"),
         (["--hparams=no_flag"], "--hparams: there is no flag 'no_flag'"),
     ],
@@ -212,6 +213,9 @@ def test_what_is_missing_is_printed_as_commands(launched, monkeypatch, tmp_path)
         *(sys.executable, "-m", "experiments.line", *given, "--learning_rate=1", "--seed=1"),
         *("--hparams=learning_rate,seed", f"--logdir={tmp_path}/s/learning_rate=1,seed=1"),
     ]
+    (folder / "result.json").unlink()
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments.line", *arguments])
+    assert launched(None, *arguments)[1].startswith(f"rm -r {folder} && {sys.executable} -m experiments.line ")
     status, _, err = launched(None, *arguments[:-2], "--optimiser=three", "--verbose=0")
     assert (status, "There: --optimiser=two words, here: three" in err, err) == (1, True, err)
 

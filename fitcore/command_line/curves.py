@@ -23,6 +23,9 @@ import numpy as np
 
 FOLDER = "curves"
 SECONDS = 1.0  # between two lines, about, within an epoch
+EPOCH_SECONDS = (
+    0.1  # at least, between two lines at epochs' ends: a line costs half a millisecond, short epochs take little more
+)
 STEPS = 5_000  # in a line at most: what is held as text stays small
 AT_ONCE = 1_000  # values that are written without a thread, in about a millisecond
 
@@ -35,7 +38,7 @@ def file_of(run: Path, fit: str) -> Path:
 
 
 class CurveWriter:
-    """Writes one fit's curves as they grow: a line about each second, and at the end of each epoch.
+    """Writes one fit's curves as they grow: a line about each second, and at the ends of epochs that are not too short.
 
     A file that is there from an earlier process is written anew, unless `load_state` says how far it was when the fit was
     saved. What can't be written, to a full disk say, is lost with one warning.
@@ -71,10 +74,11 @@ class CurveWriter:
             self.flush()
 
     def epoch(self, epoch: int, step: int | None, logs: Mapping[str, Any]) -> None:
-        """Take up an epoch's logs, after which `step` optimizer steps were done; writes."""
+        """Take up an epoch's logs, after which `step` optimizer steps were done."""
         values = {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
         self._epochs.append({"epoch": epoch, "step": step, "seconds": self._seconds(), "logs": values})
-        self.flush()
+        if time.monotonic() - self._written >= EPOCH_SECONDS:
+            self.flush()
 
     def complete(self, first: int, curves: Mapping[str, np.ndarray]) -> None:
         """Write those curves of the whole fit that are known at its end only."""

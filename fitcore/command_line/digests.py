@@ -75,6 +75,12 @@ class DigestingHistory(keras.callbacks.History):
         if self.writer is not None:
             self.writer.epoch(epoch, _steps_done(self.model), logs or {})
 
+    def on_train_end(self, logs: Any = None) -> None:
+        super().on_train_end(logs)
+        if self.writer is not None:
+            self.writer.flush()
+            self.writer.wait()
+
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": self.history, "digests": self.digests}
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-TIME = "%Y-%m-%dT%H:%M:%S%z"  # how times are written
+from fitcore.command_line import run_state
 
 
 def surroundings() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def note_start(path: Path, **settings: Any) -> None:
     now = {
         "experiment": experiment(),
         "command": shlex.join(sys.orig_argv),
-        "started": time.strftime(TIME),
+        "started": time.strftime(run_state.TIME),
         **settings,
         **surroundings(),
     }

@@ -59,7 +59,7 @@ from absl import flags as absl_flags
 from fitcore.checkpoint import CheckpointError, Folders, Preempted, leaving_when_preempted
 from fitcore.command_line import common_flags, run_state, spec_flags
 from fitcore.command_line.dry_run import dry_run
-from fitcore.command_line.environment import TIME, command, note_start, write_json
+from fitcore.command_line.environment import command, note_start, write_json
 from fitcore.command_line.new_directory import directory_of, folders_in
 from fitcore.command_line.profile import Profile, parse
 from fitcore.command_line.records import numbers
@@ -116,6 +116,8 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     except ValueError as error:
         sys.exit(f"--schedule: {error}")
     if common_flags.SWEEP.value is not None:
+        if common_flags.DRY_RUN.value:
+            sys.exit("--dry_run is for one run. With --sweep, --print_commands says what would be done.")
         return sweep(common_flags.SWEEP.value)
     for holder in (common_flags.JOBS, common_flags.PRINT_COMMANDS):
         if holder.present:
@@ -191,10 +193,14 @@ def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
 def _recorded(directory: Path) -> Iterator[None]:
     """Within it others see that the run is running; after it, in status.json, how it ended."""
     start, error = time.monotonic(), None
+    lock: int | None
     try:
         lock = run_state.hold(directory)
     except run_state.RunInUseError as in_use:
         sys.exit(f"--logdir={directory}: another process does this run just now: {in_use}")
+    except OSError as failed:  # a file system without locks, say
+        warnings.warn(f"{directory} can't be locked, so it won't be seen that the run is running: {failed}", stacklevel=2)
+        lock = None
     status = directory / "status.json"
     status.unlink(missing_ok=True)  # of the process that left it
     try:
@@ -208,9 +214,10 @@ def _recorded(directory: Path) -> Iterator[None]:
         error = f"{type(raised).__name__}: {raised}"
         raise
     finally:
-        ended = {"ended": time.strftime(TIME), "seconds": round(time.monotonic() - start, 3), "error": error}
+        ended = {"ended": time.strftime(run_state.TIME), "seconds": round(time.monotonic() - start, 3), "error": error}
         try:
             write_json(status, ended)
         except OSError as failed:
             warnings.warn(f"{status} can't be written: {failed}", stacklevel=2)
-        run_state.release(lock)
+        if lock is not None:
+            run_state.release(lock)

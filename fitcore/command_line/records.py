@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class Record:
         if "seconds" in self.status:
             return float(self.status["seconds"])
         try:
-            start = _seconds_of(self.environment["starts"][-1]["started"])
+            start = datetime.strptime(self.environment["starts"][-1]["started"], run_state.TIME).timestamp()
         except (LookupError, ValueError):
             return None
         if self.state == run_state.RUNNING:
@@ -181,8 +182,3 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _seconds_of(text: str) -> float:
-    """Unix time of a time as environment.json has it."""
-    return time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))

@@ -18,6 +18,7 @@ from typing import Any
 
 RUNNING, FINISHED, FAILED, KILLED = "running", "finished", "failed", "killed"
 FLAGS = "flags.txt"  # what makes a folder a run's directory
+TIME = "%Y-%m-%dT%H:%M:%S%z"  # how times are written
 _ATTEMPTS = 50  # at a lock that a reader holds for a moment
 
 

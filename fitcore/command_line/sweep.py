@@ -26,9 +26,8 @@ from fitcore.noise.statistics import student_t
 
 OUTPUT = "output.txt"  # what a run printed, in its directory
 POLL = 0.1  # seconds between two looks at the runs under way
-GRACE = (
-    3.0  # seconds for runs to leave by themselves: a terminal's Ctrl-C reaches them too, and a second signal ends them at once
-)
+# Seconds for runs to leave by themselves: a terminal's Ctrl-C reaches them too, and a second signal would end them at once.
+GRACE = 3.0
 
 
 def sweep(text: str) -> int:
@@ -45,7 +44,8 @@ def sweep(text: str) -> int:
     if common_flags.PRINT_COMMANDS.value:
         for path, setting in runs.items():
             if _state(path) not in (run_state.FINISHED, run_state.RUNNING):
-                print(shlex.join(_command(path, setting)))
+                anew = "" if _goes_on(path) else f"rm -r {shlex.quote(str(path))} && "
+                print(anew + shlex.join(_command(path, setting)))
         return 0
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -119,6 +119,11 @@ def _state(path: Path) -> str | None:
     return run_state.state_of(path) if records.is_run(path) else None
 
 
+def _goes_on(path: Path) -> bool:
+    """Whether a run can be begun in this folder, or gone on with."""
+    return common_flags.CHECKPOINT_EVERY.value is not None or not path.exists()
+
+
 def _run_missing(runs: Mapping[Path, Setting], jobs: int) -> None:
     """Do the runs that have not finished, `jobs` at a time. One that another process does just now is waited for."""
     waiting = list(runs)
@@ -149,8 +154,8 @@ def _run_missing(runs: Mapping[Path, Setting], jobs: int) -> None:
 
 def _start(path: Path, setting: Setting) -> subprocess.Popen[bytes]:
     """Begin a run; what is left of an earlier attempt goes away, unless the run can go on from it."""
-    if common_flags.CHECKPOINT_EVERY.value is None:
-        shutil.rmtree(path, ignore_errors=True)
+    if not _goes_on(path):
+        shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     with open(path / OUTPUT, "ab") as output:
         return subprocess.Popen(_command(path, setting), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -160,9 +165,8 @@ def _start(path: Path, setting: Setting) -> subprocess.Popen[bytes]:
 def _heard() -> Iterator[list[int]]:
     """Within it Ctrl-C and SIGTERM are noted in the list and do nothing else, so none comes while a process is started."""
     heard: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: heard.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in numbers}
     try:
         yield heard
     finally:
