@@ -36,6 +36,13 @@ class NotByXlaError(Exception):
     """Why a step can't be part of an XLA program that trains as TensorFlow's graph does."""
 
 
+def why_not(source: Source) -> str | None:
+    """Why batches of this source can't be had by such a program; None if they can."""
+    if isinstance(source, ArraySource) and source.sizes is not None:
+        return None
+    return "only arrays in memory, in batches of a fixed size, have shapes that are known beforehand"
+
+
 def trace(
     step: FlatStep,
     results: Callable[[], dict[str, Any]],
@@ -55,8 +62,11 @@ def trace(
     Raises:
       NotByXlaError: the step, or the source, can't be in such a program.
     """
-    if not isinstance(source, ArraySource) or source.sizes is None:
-        raise NotByXlaError("only arrays in memory, in batches of a fixed size, have shapes that are known beforehand")
+    reason = why_not(source)
+    if reason is not None:
+        raise NotByXlaError(reason)
+    assert isinstance(source, ArraySource)
+    assert source.sizes is not None
     full, last = (_Block(step, source, rows, carried_specs) if rows else None for rows in source.sizes)
     assert full is not None
 
@@ -76,8 +86,9 @@ def trace(
             n = steps - done
             if started is not None:
                 passed = tf.timestamp() - started
-                fit_in = tf.cast(tf.cast(done, tf.float64) * (seconds - passed) / passed, tf.int64)
-                n = tf.minimum(n, tf.where(tf.equal(done, 0), tf.constant(FIRST, tf.int64), tf.maximum(fit_in, 1)))
+                fit_in = tf.cast(done, tf.float64) * (seconds - passed) / passed
+                fit_in = tf.cast(tf.clip_by_value(fit_in, 1.0, BLOCK), tf.int64)  # the seconds may be infinite
+                n = tf.minimum(n, tf.where(tf.equal(done, 0), tf.constant(FIRST, tf.int64), fit_in))
             place = first + done
 
             def run(block: _Block, n: tf.Tensor) -> Any:

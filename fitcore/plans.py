@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fitcore.blocks import NotByXlaError
+from fitcore.blocks import NotByXlaError, why_not
 from fitcore.checkpoint import randomness
 from fitcore.checkpoint.fingerprint import machine, of_model, versions, words
 from fitcore.data import ArraySource, Source, Stream
@@ -64,9 +64,7 @@ def why_not_xla(engine: Engine, source: Source) -> str | None:
     """Why XLA needn't be tried, from what is known without tracing; None if it is to be."""
     if engine.run_eagerly or tf.config.functions_run_eagerly():
         return "the model runs eagerly"
-    if not isinstance(source, ArraySource) or source.sizes is None:
-        return "only arrays in memory, in batches of a fixed size, have shapes that are known beforehand"
-    return None
+    return why_not(source)
 
 
 def choose(run: Run, record: Any, plan: str) -> bool:
