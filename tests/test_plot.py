@@ -25,6 +25,7 @@ def write_run(path, curve, **flags):
     for epoch in range(2):
         writer.steps(4 * epoch, {"step/loss": np.array(curve[4 * epoch : 4 * epoch + 4], np.float64)})
         writer.epoch(epoch, 4 * epoch + 4, {"loss": curve[4 * epoch + 3], "val_loss": 2.0 * curve[4 * epoch + 3]})
+        writer.flush()  # a line for each
     writer.wait()
     return path
 

@@ -23,9 +23,7 @@ import numpy as np
 
 FOLDER = "curves"
 SECONDS = 1.0  # between two lines, about, within an epoch
-EPOCH_SECONDS = (
-    0.1  # at least, between two lines at epochs' ends: a line costs half a millisecond, short epochs take little more
-)
+EPOCH_SECONDS = 0.1  # at least, between two at epochs' ends: a line costs half a millisecond, short epochs take little more
 STEPS = 5_000  # in a line at most: what is held as text stays small
 AT_ONCE = 1_000  # values that are written without a thread, in about a millisecond
 
