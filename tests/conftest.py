@@ -15,6 +15,7 @@ import keras
 import pytest
 from absl import app
 from absl.testing import flagsaver
+from tensorflow.python.framework.config import disable_op_determinism
 
 from fitcore.command_line import launch
 
@@ -34,6 +35,7 @@ def fresh_keras() -> Iterator[None]:
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+    disable_op_determinism()  # which an experiment launched in this process has switched on
 
 
 @pytest.fixture
