@@ -21,6 +21,7 @@ marked. PyTorch and JAX come with the extra `peers`; one that isn't installed is
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -31,7 +32,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -130,13 +131,14 @@ def serve(peer: str, workload: str) -> None:
 
 
 class Process:
-    """A peer's process."""
+    """A peer's process; it ends with `ends`."""
 
-    def __init__(self, peer: str, workload: str) -> None:
+    def __init__(self, peer: str, workload: str, ends: contextlib.ExitStack) -> None:
         command = [sys.executable, "-m", "benchmarks.peers", f"--serve={peer},{workload}"]
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
+        ends.callback(self._end)
         self.said = self._read()
 
     def epoch(self) -> dict[str, float]:
@@ -154,29 +156,43 @@ class Process:
                 return said
         raise RuntimeError(f"its process ended with status {self._process.wait()}")
 
-    def close(self) -> None:
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
 
 
-def measure(workload: str, peers: list[str], rounds: int) -> dict[str, Any]:
-    """µs per step of each peer, and ratios to the fast tier's in the same rounds."""
+@contextlib.contextmanager
+def alive(workload: str, peers: Sequence[str]) -> Iterator[tuple[dict[str, Process], dict[str, str]]]:
+    """The peers' processes, each with two epochs behind it; and why those that failed did."""
     processes: dict[str, Process] = {}
     failed: dict[str, str] = {}
-    try:
+    with contextlib.ExitStack() as ends:
         for peer in peers:
             try:
-                processes[peer] = Process(peer, workload)
-                first = processes[peer].epoch()  # traces, compiles
-                processes[peer].said |= {"first_s": first["seconds"], "loss": first["loss"]}
-                processes[peer].epoch()
+                process = Process(peer, workload, ends)
+                first = process.epoch()  # traces, compiles
+                process.said |= {"first_s": first["seconds"], "loss": first["loss"]}
+                process.epoch()
             except RuntimeError as error:
                 failed[peer] = str(error)
-                processes.pop(peer).close() if peer in processes else None
-        seconds: dict[str, list[float]] = {peer: [] for peer in processes}
-        for i in range(rounds):
-            for peer in list(processes)[:: 1 if i % 2 == 0 else -1]:
-                seconds[peer].append(processes[peer].epoch()["seconds"])
+            else:
+                processes[peer] = process
+        yield processes, failed
+
+
+def interleaved(processes: Mapping[str, Process], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each peer's epoch in each round."""
+    seconds: dict[str, list[float]] = {peer: [] for peer in processes}
+    for i in range(rounds):
+        for peer in list(processes)[:: 1 if i % 2 == 0 else -1]:
+            seconds[peer].append(processes[peer].epoch()["seconds"])
+    return seconds
+
+
+def measure(workload: str, peers: Sequence[str], rounds: int) -> dict[str, Any]:
+    """µs per step of each peer, and ratios to the fast tier's in the same rounds."""
+    with alive(workload, peers) as (processes, failed):
+        seconds = interleaved(processes, rounds)
         rows = {}
         for peer, process in processes.items():
             ratios = [a / b for a, b in zip(seconds[peer], seconds["fast"])]
@@ -188,9 +204,6 @@ def measure(workload: str, peers: list[str], rounds: int) -> dict[str, Any]:
                 "times_fast_max": max(ratios),
             }
         return {"workload": workload, "peers": rows, "failed": failed}
-    finally:
-        for process in processes.values():
-            process.close()
 
 
 def other_work(row: dict[str, Any], reference: dict[str, Any]) -> str:

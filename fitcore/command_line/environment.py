@@ -6,10 +6,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +83,41 @@ def _version(package: str) -> str | None:
         return None
 
 
+PIECE = 1 << 14  # numbers of an array that are text at a time
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all; arrays become lists, what JSON doesn't know its text.
+
+    A long array is written in pieces: as text it takes many times the memory that it takes itself.
 
     Raises:
       OSError: it can't be written; what was there before still is.
     """
+    long: list[np.ndarray] = []
 
     def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > PIECE:
+            long.append(value)
+            return f"{_LONG}{len(long) - 1}"
         return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
     text = json.dumps(value, indent=1, default=plain) + "\n"
     written = path.with_name(f".{path.name}")
     try:
-        written.write_text(text)
+        with open(written, "w") as file:
+            for i, part in enumerate(re.split(rf'"{_LONG}(\d+)"', text)):
+                file.writelines(_pieces(long[int(part)]) if i % 2 else (part,))
         written.replace(path)
     except OSError:
         written.unlink(missing_ok=True)
         raise
+
+
+_LONG = "a long array, "
+
+
+def _pieces(array: np.ndarray) -> Iterator[str]:
+    for start in range(0, len(array), PIECE):
+        yield ("[" if start == 0 else ", ") + json.dumps(array[start : start + PIECE].tolist())[1:-1]
+    yield "]"
