@@ -159,13 +159,15 @@ def test_a_block_ends_with_the_curve_of_each_step(monkeypatch: pytest.MonkeyPatc
 # --- which form -----------------------------------------------------------------------------------------------------------
 
 
-def test_measuring_changes_nothing_and_is_done_once() -> None:
+def test_measuring_changes_nothing_and_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FITCORE_CACHE", str(tmp_path / "plans.json"))
     x = numbers(44, 3)
     said = fitcore.explain(noisy(), *data(44), batch_size=4, numerics="fast")
     assert "not measured yet" in said
     chosen, first = fitted(noisy, x, plan="auto")
     random = np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
-    found = plans.remembered(next(iter(plans._all())))
+    (key,) = plans._all()
+    found = plans.remembered(key)
     assert found is not None
     assert found.xla is not None
     assert found.graph > 0

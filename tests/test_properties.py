@@ -161,7 +161,7 @@ def test_fitcore_trains_as_keras_does_or_refuses_as_it_does(drawn: tuple[tuple[A
 
 
 @pytest.mark.slow
-@examples(80)
+@examples(50)
 @given(fits())
 def test_more_fits(drawn: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     agree(*drawn)
@@ -289,7 +289,7 @@ def test_a_fit_can_be_cut_anywhere(drawn: tuple[Any, list[int], str]) -> None:
 
 
 @pytest.mark.slow
-@examples(60)
+@examples(40)
 @given(cut_fits())
 def test_more_cuts(drawn: tuple[Any, list[int], str]) -> None:
     survives(drawn)

@@ -363,7 +363,7 @@ def test_a_run_is_launched_again_and_what_was_tampered_with_is_found(tmp_path):
     run, kept, here = tmp_path / "run", tmp_path / "kept", Path(__file__).parent
     status, _, err = python("-m", "nudged", "--seed=3", f"--logdir={run}", cwd=here)
     assert status == 0, err
-    before = {path: path.read_bytes() for path in run.iterdir()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     status, out, err = python("-m", "fitcore.verify", str(run), f"--into={kept}", cwd=here)
     assert (status, out[-1:]) == (0, ["verify: identical"]), err
@@ -377,7 +377,7 @@ def test_a_run_is_launched_again_and_what_was_tampered_with_is_found(tmp_path):
     assert "; variable two_second/kernel from epoch 1 on; " in out[-1]
     assert "  one (12 steps recorded, 4 epochs, 4 variables): identical" in out
     assert any(line.startswith("  result.json: weights_sha256, ") for line in out)
-    assert before == {path: path.read_bytes() for path in run.iterdir()}
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow

@@ -10,14 +10,14 @@ import pytest
 from fitcore.command_line.environment import PIECE, write_json
 
 
-def test_a_million_steps_take_little_memory(tmp_path):
-    curve = np.random.default_rng(0).random(1_000_000)
+def test_a_long_curve_takes_little_memory(tmp_path):
+    curve = np.random.default_rng(0).random(100_000)
     curve[3] = np.nan
     tracemalloc.start()
     write_json(tmp_path / "history.json", {"fit": {"steps": {"step/loss": curve, "step/rate": curve}, "name": "a"}})
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 10e6
+    assert most < 2.5e6  # a tenth of what its numbers take as Python's floats and text
     read = json.loads((tmp_path / "history.json").read_text())["fit"]
     assert read["name"] == "a"
     assert math.isnan(read["steps"]["step/loss"][3])
