@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from models import linear
+from models import data, linear
 
 import fitcore
 from experiments import listing
@@ -164,6 +164,21 @@ def test_the_precision_is_the_layers_and_only_where_asked_for(launched, tmp_path
         assert launched(main, "--precision=float8", *QUIET)[0] == 1
     assert seen == [("bfloat16", "float32"), ("float64", "float64")]
     assert "--precision=float64\n" in (tmp_path / "float64" / "flags.txt").read_text()
+
+
+def test_the_numerics_are_fits(launched, tmp_path, monkeypatch):
+    seen = []
+
+    def main(run):
+        fitcore.fit(linear(), *data(8), verbose=0, **run.numerics())
+        seen.append(run.numerics())
+
+    monkeypatch.setattr(launch, "run", lambda main, run=launch.run: run(main, flags={"numerics": "exact"}))
+    for i, given in enumerate(([], ["--numerics=fast:graph"], ["--numerics=fast:xla"])):
+        assert launched(main, *given, f"--logdir={tmp_path / str(i)}", *QUIET)[0] == 0
+    plans = [("exact", "auto"), ("fast", "graph"), ("fast", "xla")]
+    assert seen == [{"numerics": numerics, "plan": plan} for numerics, plan in plans]
+    assert launched(main, "--numerics=xla", *QUIET)[0] == 1
 
 
 # --- python -m experiments ---------------------------------------------------------------------------------------------------

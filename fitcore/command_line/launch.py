@@ -84,8 +84,8 @@ def run(main: Main, flags: Mapping[str, str | Sequence[str] | None] = {}) -> NoR
     Args:
       main: the experiment. What it returns is written to result.json.
       flags: which of the flags "optimizer", "schedule", "stop" and "noise" the experiment takes, and their defaults: specs,
-        None for nothing. `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is reported. And
-        "precision", a dtype policy of Keras's, which is set before `main` is called.
+        None for nothing; and of "numerics". `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is
+        reported. And "precision", a dtype policy of Keras's, which is set before `main` is called.
 
     Raises:
       ValueError: `flags` names another, or a default is no spec.

@@ -31,7 +31,7 @@ class RunDirectory:
       verbose: --verbose, for `fit` and `evaluate`; 0 for "auto".
       progress: whether `history` brings a `fitcore.Progress` along, as with "auto".
       specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
-        of specs or None.
+        of specs or None; --numerics.
       profile: --profile's hook, which the fits with a `history` get.
     """
 
@@ -67,6 +67,11 @@ class RunDirectory:
         """fit's `noise`: what --noise says; False without the flag."""
         spec = self._spec("noise")
         return False if spec is None else registry.make("noise", spec)
+
+    def numerics(self) -> dict[str, Any]:
+        """fit's `numerics` and `plan` by name, as --numerics says."""
+        numerics, _, plan = (self._spec("numerics") or "exact").partition(":")
+        return {"numerics": numerics, "plan": plan or "auto"}
 
     def unused(self) -> list[str]:
         """Names of the flags that were given and never asked for by one of the methods above."""

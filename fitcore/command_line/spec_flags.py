@@ -1,4 +1,4 @@
-"""The flags that an experiment asks for: --optimizer, --schedule, --stop and --noise, whose values are specs; --precision."""
+"""The flags that an experiment asks for: --optimizer, --schedule, --stop and --noise, whose values are specs; and others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ _HELP = {
     "noise": "Measure the gradient noise; by itself as --noise=auto.",
 }
 _REPEATED = ("schedule", "stop")
-PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+# Those with a few values: these, and what they say.
+_ENUMS = {
+    "precision": (
+        ("float32", "float64", "mixed_bfloat16", "mixed_float16"),
+        "Keras's dtype policy for the layers: what they compute in and keep. Default: Keras's own setting.",
+    ),
+    "numerics": (
+        ("exact", "fast", "fast:graph", "fast:xla"),
+        "As in fit: exact, the bits of model.fit; fast, whose last bits may differ; behind a colon the plan.",
+    ),
+}
 
 
 def define(wanted: Mapping[str, str | Sequence[str] | None]) -> None:
@@ -29,12 +39,12 @@ def define(wanted: Mapping[str, str | Sequence[str] | None]) -> None:
     """
     full = any(argument.lstrip("-") == "helpfull" for argument in sys.argv[1:])
     for name, default in wanted.items():
-        if name == "precision":
-            says = "Keras's dtype policy for the layers: what they compute in and keep. Default: Keras's own setting."
-            flags.DEFINE_enum(name, default, PRECISIONS, says, allow_override=True)
+        if name in _ENUMS:
+            values, says = _ENUMS[name]
+            flags.DEFINE_enum(name, default, values, says, allow_override=True)
             continue
         if name not in registry.KINDS:
-            raise ValueError(f"`flags` must name some of {', '.join((*registry.KINDS, 'precision'))}. Received: {name!r}")
+            raise ValueError(f"`flags` must name some of {', '.join((*registry.KINDS, *_ENUMS))}. Received: {name!r}")
         about = [_HELP[name], *([f"- {line}" for line in registry.describe(name)] if full else [])]
         if not full:
             about.append(f"One of {', '.join(registry.names(name))}; --helpfull says their parameters.")
