@@ -33,7 +33,8 @@ from fitcore.run import Run
 
 PLANS = ("auto", "graph", "xla")
 STEPS, ROUNDS = 16, 3  # of each form, when measuring
-HOPELESS = 3.0  # times slower than the other form in its first steps: no more of them are made
+CALL_SECONDS, MOST_STEPS = 0.02, 1024  # more steps of those so short that a call's own cost would count, up to so many
+HOPELESS, SLOW = 3.0, 0.005  # times slower than the other form in its first steps, and seconds per step: no more are made
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,13 @@ def _measure(run: Run, record: Any) -> Measured:
             _prepare(run, record, by_xla=True)
             _seconds(run, record, 1)  # compiles
             xla = [_seconds(run, record, 2)]
-            if xla[0] > HOPELESS * graph[0]:
+            if xla[0] > max(HOPELESS * graph[0], SLOW):
                 return Measured(graph[0], xla[0])
+            steps = min(max(STEPS, int(CALL_SECONDS / min(graph + xla))), MOST_STEPS)
             for _ in range(ROUNDS):
                 for by_xla, found in ((False, graph), (True, xla)):
                     engine.by_xla = by_xla
-                    found.append(_seconds(run, record, STEPS))
+                    found.append(_seconds(run, record, steps))
         except (NotByXlaError, tf.errors.OpError) as error:
             return Measured(min(graph), None, _in_words(error))
     return Measured(min(graph), min(xla))
