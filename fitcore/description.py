@@ -34,9 +34,9 @@ def describe(engine: Engine, given: Mapping[str, Any], data: str, stream: Stream
     lines = {"data": data, "validation": _validation(given)} | _calls(engine, given, stream)
     lines["step"] = _step(engine)
     lines["update"] = _update(engine, given["numerics"])
-    record, rules = asked_of_steps(engine, given)
     if given["numerics"] == "fast":
-        lines["plan"] = expected(engine, None if stream is None else stream.source, record, rules, given["plan"])[1]
+        source = None if stream is None else stream.source
+        lines["plan"] = expected(engine, source, *asked_of_steps(engine, given), given["plan"])[1]
     noise = measured_noise(engine, given["noise"], given["hooks"])
     if noise is not None:
         lines["noise"] = _noise(engine, noise)

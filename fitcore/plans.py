@@ -20,12 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from fitcore.blocks import NotByXlaError, why_not
 from fitcore.checkpoint import randomness
-from fitcore.checkpoint.fingerprint import machine, of_model, versions, words
+from fitcore.checkpoint.fingerprint import machine, of_model, of_optimizer, versions, words
 from fitcore.data import ArraySource, Source, Stream
 from fitcore.data.order import KerasOrder
 from fitcore.engine import Engine
@@ -117,11 +116,9 @@ def expected(engine: Engine, source: Source | None, record: Any, rules: Any, pla
 
 def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:
     """What the speed of a step depends on, as one word that is the same in another process."""
-    optimizer = engine.parts.optimizer
-    config = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
     what = {
         "model": of_model(engine.model),
-        "optimizer": [type(optimizer).__name__, {name: words(value) for name, value in config.items() if name != "name"}],
+        "optimizer": of_optimizer(engine.parts.optimizer),
         "weights": [list(variable.shape) for variable in engine.parts.trainable()],
         "metrics": [type(metric).__name__ for metric in engine.parts.metrics()],
         "batch": [repr(source.specs()[1]), getattr(source, "sizes", None)],

@@ -49,12 +49,10 @@ def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str
       source: its data.
       given: fit's arguments, by name.
     """
-    optimizer = engine.parts.optimizer
-    config = _unnamed(optimizer.get_config()) if isinstance(optimizer, keras.optimizers.Optimizer) else {}
     return {
         **{name: words(given[name]) for name in _AS_THEY_ARE},
         **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
-        "optimizer": {"class": type(optimizer).__name__, **{name: words(value) for name, value in config.items()}},
+        "optimizer": of_optimizer(engine.parts.optimizer),
         "model": of_model(engine.model),
         "loss": _described(engine.model.loss) if engine.is_compiled else words(engine.parts.loss),
         "data": of_data(source),
@@ -77,6 +75,12 @@ def of_model(model: Any) -> dict[str, Any]:
     innermost = [layer for layer in keras_private.all_layers(model) if len(keras_private.all_layers(layer)) == 1]
     layers = [layer for layer in innermost if not isinstance(layer, keras.layers.InputLayer)]  # there or not, before building
     return {str(i): _described(layer) for i, layer in enumerate(layers)}
+
+
+def of_optimizer(optimizer: Any) -> dict[str, Any]:
+    """Its class and, if it is Keras's, its config. Without names."""
+    config = _unnamed(optimizer.get_config()) if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+    return {"class": type(optimizer).__name__, **{name: words(value) for name, value in config.items()}}
 
 
 def _described(value: Any) -> Any:
