@@ -132,7 +132,7 @@ class ArraySource:
                 chosen = tf.slice(order, [place * self._static], [self._static])
             else:
                 chosen = order[place * batch_size : tf.minimum((place + 1) * batch_size, tf.size(order, out_type=tf.int64))]
-            return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
+            return self._gathered(tensors, chosen)
 
         return None, gather
 
@@ -143,7 +143,7 @@ class ArraySource:
         """
         order, batch_size, tensors = feed
         chosen = tf.gather(order, place * batch_size + tf.range(rows, dtype=tf.int64))
-        return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
+        return self._gathered(tensors, chosen)
 
     def ended(self, place: int) -> bool:
         return self.num_batches is not None and place >= self.num_batches
@@ -169,6 +169,10 @@ class ArraySource:
 
     def not_exact(self) -> str | None:
         return None
+
+    def _gathered(self, tensors: list[Any], chosen: tf.Tensor) -> Any:
+        """The chosen rows of each tensor, as a batch."""
+        return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
 
     def _pack(self, leaves: list[Any]) -> Any:
         remaining = iter(leaves)
@@ -205,7 +209,7 @@ class ResizableSource(ArraySource):
 
         def gather() -> Any:
             chosen = order[place : tf.minimum(place + rows, end)]
-            return self._pack([tf.gather(tensor, chosen) for tensor in tensors])
+            return self._gathered(tensors, chosen)
 
         return place < end, gather
 
