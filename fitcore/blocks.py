@@ -1,9 +1,10 @@
 """The inner loop of the fast tier: blocks of steps, each one XLA program.
 
     call(feed, first batch, step index, how many, seconds, carried):          # a graph of TensorFlow's, as in program.py
+        draws = what the first block's steps draw at random, by Keras's own ops
         while steps are left, no rule has stopped and the seconds have not passed:
-            draws = what the block's steps draw at random, by Keras's own ops, in the steps' order
             curve, carried = block(draws, carried)      # XLA: gather, forward, backward, update; weights stay inside
+            draws = the next block's, meanwhile
         return the same as program.py's loop
 
 XLA needs every shape when it compiles. So the batch that is smaller than the others, at a pass's end, has a program of its
@@ -23,9 +24,9 @@ from fitcore import keras_private
 from fitcore.data.sources import ArraySource, Source
 from fitcore.noise.together import for_xla
 
-BLOCK = 64  # steps at most: a block's start costs as much as a step or two of the smallest models
-FIRST = 8  # steps of a call's first block, after which it is known how many fit into its seconds
-DRAWN_MOST = 1 << 25  # bytes of random numbers at a time
+BLOCK = 512  # steps at most: a block's start costs as much as fifty steps of the smallest models
+FIRST = 8  # steps of a call's first block, before it is known how many fit into its seconds
+DRAWN_MOST = 1 << 20  # bytes of random numbers at a time
 
 _OTHERWISE_BY_XLA = ("Random", "Rng", "Multinomial", "Assert")  # parts of the names of ops
 
@@ -72,9 +73,9 @@ def trace(
 
     def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Any) -> Any:
         started = tf.timestamp() if has_clock else None
-        whole = tf.size(feed[0], out_type=tf.int64) // full.rows  # batches of full size in a pass
+        end = first + tf.minimum(steps, tf.size(feed[0], out_type=tf.int64) // full.rows - first)  # of batches of full size
 
-        def more(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
+        def more(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray, n: tf.Tensor, draws: Any) -> tf.Tensor:
             wanted = done < steps
             if "stopped_by" in carried:
                 wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
@@ -82,29 +83,33 @@ def trace(
                 return wanted
             return tf.logical_and(wanted, tf.logical_or(tf.equal(done, 0), tf.timestamp() - started < seconds))
 
-        def body(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> Any:
-            n = steps - done
-            if started is not None:
+        def body(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray, n: tf.Tensor, draws: Any) -> Any:
+            following = tf.minimum(end - (first + done + n), full.most)
+            if started is not None:  # as many as will fit in after this block; a few before that is known
                 passed = tf.timestamp() - started
-                fit_in = tf.cast(done, tf.float64) * (seconds - passed) / passed
-                fit_in = tf.cast(tf.clip_by_value(fit_in, 1.0, BLOCK), tf.int64)  # the seconds may be infinite
-                n = tf.minimum(n, tf.where(tf.equal(done, 0), tf.constant(FIRST, tf.int64), fit_in))
-            place = first + done
+                fit_in = tf.cast(done, tf.float64) * (seconds - passed) / passed - tf.cast(n, tf.float64)
+                fit_in = tf.cast(tf.clip_by_value(fit_in, FIRST, BLOCK), tf.int64)  # the seconds may be infinite
+                following = tf.minimum(following, tf.where(tf.equal(done, 0), tf.constant(4 * FIRST, tf.int64), fit_in))
+            drawn_meanwhile = full.draw(following, skipped=n)
 
-            def run(block: _Block, n: tf.Tensor) -> Any:
-                return block.drawn_and_run(feed, place, index + done, tf.cast(n, tf.int32), carried)
+            def run(block: _Block, n: tf.Tensor, draws: Any) -> Any:
+                return block.run(feed, first + done, index + done, n, carried, draws)
 
-            left = whole - place
             if last is None:
-                ran, carried, logs, rows = run(full, tf.minimum(n, left))
+                ran, carried, logs, rows = run(full, n, draws)
             else:
-                ran, carried, logs, rows = tf.cond(left > 0, lambda: run(full, tf.minimum(n, left)), lambda: run(last, 1))
-            positions = tf.range(tf.cast(done, tf.int32), tf.cast(done, tf.int32) + ran)
-            return done + tf.cast(ran, tf.int64), carried, logs, curve.scatter(positions, rows)
+                one = tf.constant(1, tf.int64)
+                ran, carried, logs, rows = tf.cond(
+                    n > 0, lambda: run(full, n, draws), lambda: run(last, one, last.draw(one, skipped=0 * one))
+                )
+            return done + ran, carried, logs, curve.write(curve.size(), rows), following, drawn_meanwhile
 
-        curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=full.row_shape)
-        done, carried, logs, curve = tf.while_loop(more, body, (tf.constant(0, tf.int64), carried, full.no_logs(), curve))
-        return done, tf.constant(False), logs or results(), curve.stack(), carried
+        zero = tf.constant(0, tf.int64)
+        n = tf.minimum(end - first, min(FIRST, full.most) if has_clock else full.most)
+        curve = tf.TensorArray(tf.float64, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, *full.row_shape])
+        start = zero, carried, full.no_logs(), curve, n, full.draw(n, skipped=zero)
+        done, carried, logs, curve, *_ = tf.while_loop(more, body, start)
+        return done, tf.constant(False), logs or results(), curve.concat(), carried
 
     specs = source.specs()[0], *[_INT64] * 3, tf.TensorSpec([], tf.float64), dict(carried_specs)
     return tf.function(loop, autograph=False).get_concrete_function(*specs)
@@ -116,6 +121,9 @@ class _Block:
     Args:
       step, source, carried_specs: as above.
       rows: in a batch.
+
+    Attributes:
+      most: steps that it can make.
     """
 
     def __init__(self, step: FlatStep, source: ArraySource, rows: int, carried_specs: Mapping[str, tf.TensorSpec]) -> None:
@@ -136,7 +144,7 @@ class _Block:
         self._log_specs, row_spec, _ = once.structured_outputs
         self.row_shape = row_spec.shape
         drawn = sum(each.spec.dtype.size * each.spec.shape.num_elements() for each in self._draws)
-        self._most = max(1, min(BLOCK, DRAWN_MOST // max(drawn, 1)))
+        self.most = max(1, min(BLOCK, DRAWN_MOST // max(drawn, 1)))
 
         def run(feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: Sequence[tf.Tensor]) -> Any:
             def more(i: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
@@ -148,11 +156,11 @@ class _Block:
                     logs, row, carried = step(source.batch_at(feed, first + done, rows), index + done, carried)
                 return i + 1, carried, logs, curve.write(i, row)
 
-            curve = tf.TensorArray(tf.float64, size=self._most, element_shape=self.row_shape)
+            curve = tf.TensorArray(tf.float64, size=self.most, element_shape=self.row_shape)
             ran, carried, logs, curve = tf.while_loop(more, body, (0, carried, self.no_logs(), curve))
             return ran, carried, logs, curve.stack()
 
-        draw_specs = [tf.TensorSpec([self._most, *each.spec.shape], each.spec.dtype) for each in self._draws]
+        draw_specs = [tf.TensorSpec([self.most, *each.spec.shape], each.spec.dtype) for each in self._draws]
         specs = source.specs()[0], _INT64, _INT64, tf.TensorSpec([], tf.int32), dict(carried_specs), draw_specs
         token = for_xla.set(True)
         try:
@@ -169,34 +177,28 @@ class _Block:
         """Zeros in place of the logs, before the first step."""
         return tf.nest.map_structure(lambda out: tf.zeros(out.shape, out.dtype), self._log_specs)
 
-    def drawn_and_run(self, feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any) -> Any:
+    def run(self, feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: list[tf.Tensor]) -> Any:
         """Up to `n` steps, traced: (how many ran, carried, logs, the rows that they recorded)."""
-        n = tf.minimum(n, self._most)
-        states = list({id(each.state): each.state for each in self._draws if each.state is not None}.values())
-        before = [tf.identity(state) for state in states]
-        draws = self._draw(n)
-        ran, carried, logs, rows = self._run(feed, first, index, n, carried, draws)
+        ran, carried, logs, rows = self._run(feed, first, index, tf.cast(n, tf.int32), carried, draws)
+        done = tf.cast(ran, tf.int64)
+        keras_private.move_on(self._draws, done)
+        return done, carried, logs, rows[:ran]
 
-        def draw_less() -> tf.Tensor:  # a rule stopped: the generators are to be where the last step left them
-            for state, value in zip(states, before):
-                state.assign(value)
-            with tf.control_dependencies([tf.identity(each) for each in self._draw(ran)]):
-                return tf.identity(ran)
+    def draw(self, n: tf.Tensor, skipped: tf.Tensor) -> list[tf.Tensor]:
+        """What `n` steps draw, traced, the next `skipped` ones left out: for each draw of a step [most, ...].
 
-        if "stopped_by" in carried and states:
-            ran = tf.cond(ran < n, draw_less, lambda: ran)
-        return ran, carried, logs, rows[:ran]
-
-    def _draw(self, n: tf.Tensor) -> list[tf.Tensor]:
-        """What `n` steps draw, in their order: for each draw of a step [most, ...], zeros behind the n-th."""
+        The generators stay as they are, until `run` has made the steps.
+        """
         if not self._draws:
             return []
+        seeds = keras_private.seeds_ahead(self._draws, skipped, self.most)
 
         def body(i: tf.Tensor, drawn: list[tf.TensorArray]) -> Any:
-            return i + 1, [held.write(i, each.make()) for held, each in zip(drawn, self._draws)]
+            return i + 1, [held.write(i, each.make(seed[i])) for held, each, seed in zip(drawn, self._draws, seeds)]
 
-        drawn = [tf.TensorArray(each.spec.dtype, size=self._most, element_shape=each.spec.shape) for each in self._draws]
-        return [held.stack() for held in tf.while_loop(lambda i, _: i < n, body, (0, drawn))[1]]
+        drawn = [tf.TensorArray(each.spec.dtype, size=self.most, element_shape=each.spec.shape) for each in self._draws]
+        drawn = tf.while_loop(lambda i, _: i < tf.cast(n, tf.int32), body, (0, drawn))[1]
+        return [held.stack() for held in drawn]
 
 
 _INT64 = tf.TensorSpec([], tf.int64)

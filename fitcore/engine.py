@@ -75,7 +75,7 @@ class Engine:
             raise TypeError(f"`loss` must be callable as (y_true, y_pred, sample_weight). Received: loss={loss!r}")
         if optimizer is not None:
             check_optimizer(optimizer)
-        parts = explicit_parts(model, optimizer, loss, list(metrics))
+        parts = explicit_parts(model, optimizer, loss, list(metrics), jit_compile)
         self._set_up(model, parts, jit_compile=jit_compile, run_eagerly=run_eagerly)
         self.schedules = self._based(named_schedules(schedule))
 

@@ -221,6 +221,7 @@ def fit(
             engine.validation = None
             keras_private.drop_validation(engine.model)
         run.close()
+        del run.fit  # they hold each other: the data are to go with the fit, not with some later garbage collection
         if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
             noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from fitcore.step import Optimizer, Parts, check_logs
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
 
-def explicit_parts(model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric]) -> Parts:
+def explicit_parts(
+    model: Any, optimizer: Optimizer | None, loss: Loss, metrics: list[keras.metrics.Metric], jit_compile: bool
+) -> Parts:
     """Parts handed over one by one."""
     tracker = keras.metrics.Mean(name="loss")
     call = model.call if isinstance(model, keras.layers.Layer) else model
@@ -30,7 +33,7 @@ def explicit_parts(model: Any, optimizer: Optimizer | None, loss: Loss, metrics:
             metric.update_state(y, y_pred, sample_weight)
 
     return Parts(
-        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        forward=_forward(model, with_training, jit_compile),
         loss=total_loss,
         track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
         update_metrics=update_metrics,
@@ -64,7 +67,7 @@ def compiled_parts(model: keras.Model) -> Parts:
         return None
 
     return Parts(
-        forward=lambda x, training: model(x, training=training) if with_training else model(x),
+        forward=_forward(model, with_training, model.jit_compile),
         loss=loss,
         track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
         update_metrics=update_metrics,
@@ -72,3 +75,12 @@ def compiled_parts(model: keras.Model) -> Parts:
         trainable=lambda: model.trainable_weights,
         optimizer=model.optimizer,
     )
+
+
+def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[Any, bool], Any]:
+    def forward(x: Any, training: bool) -> Any:
+        # Compiled by XLA the step must be Keras's to the letter.
+        with contextlib.nullcontext() if jit_compile else keras_private.weights_read_once(model):
+            return model(x, training=training) if with_training else model(x)
+
+    return forward

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.data.memory import copied
 from fitcore.data.order import KerasOrder, Order, Reshuffle
 from fitcore.data.workers import Workers
 from fitcore.errors import NoDataError
@@ -394,9 +395,10 @@ def make_source(
 
 def source_of(adapter: Any, order: Order | None = None) -> ArraySource | DatasetSource:
     """The source that serves one of Keras's data adapters; arrays in `order`, None being as they stand."""
-    tensors = keras_private.array_inputs(adapter)
-    if tensors is None:
+    arrays = keras_private.array_inputs(adapter)
+    if arrays is None:
         return DatasetSource(adapter)
+    tensors = tf.nest.map_structure(lambda leaf: copied(leaf) if isinstance(leaf, np.ndarray) else leaf, arrays)
     return ArraySource(tensors, adapter.batch_size, order or KerasOrder(False))
 
 

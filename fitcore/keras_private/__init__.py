@@ -23,12 +23,15 @@ from fitcore.keras_private.draws import (
     NotDrawableError,
     draws_given,
     draws_noted,
+    move_on,
+    seeds_ahead,
 )
 from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
     autocast_scope,
     own_weights,
+    weights_read_once,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -112,6 +115,7 @@ __all__ = [
     "is_trainer",
     "loss_tracker",
     "metrics_or_logs",
+    "move_on",
     "op_determinism",
     "optimizer_slots",
     "overrides",
@@ -120,6 +124,7 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "rest_of_py_dataset",
+    "seeds_ahead",
     "set_eager_random_state",
     "set_global_generator_state",
     "set_global_seed_generator_state",
@@ -135,4 +140,5 @@ __all__ = [
     "update_replaced",
     "use_pool",
     "variable_index",
+    "weights_read_once",
 ]

@@ -31,7 +31,7 @@ def are_arrays(x: Any) -> bool:
 
 
 def array_inputs(adapter: Any) -> Any | None:
-    """The structure of dense tensors an array adapter serves batches from, or None for any other adapter.
+    """The structure of arrays and dense tensors an array adapter serves batches from, or None for any other adapter.
 
     Why: the compiled loop gathers its batches itself; `_inputs` is what Keras would gather from, after class weights
     became sample weights and floats were cast to floatx (Keras >= 3.2).
@@ -39,10 +39,8 @@ def array_inputs(adapter: Any) -> Any | None:
     if not isinstance(adapter, ArrayDataAdapter):
         return None
     inputs = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
-    inputs = tf.nest.map_structure(
-        lambda leaf: tf.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, keras.tree.lists_to_tuples(inputs)
-    )
-    dense = all(leaf is None or isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(inputs))
+    inputs = keras.tree.lists_to_tuples(inputs)
+    dense = all(leaf is None or isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in tf.nest.flatten(inputs))
     return inputs if dense else None
 
 

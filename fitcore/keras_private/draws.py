@@ -1,17 +1,23 @@
-"""Keras's random numbers, drawn before the step that uses them."""
+"""Keras's random numbers, drawn before the step that uses them.
+
+A SeedGenerator's state is the next draw's seed, two integers of which the second counts. So the seeds of many steps are known
+beforehand, and what they draw can be drawn side by side; only afterwards is the state moved on.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras.src.backend.tensorflow import random as backend_random
-from keras.src.random.seed_generator import SeedGenerator, global_seed_generator
+from keras.src.random.seed_generator import SeedGenerator
 
 _FROM_A_SHAPE = ("normal", "uniform", "truncated_normal", "randint")
 _FROM_TENSORS = ("categorical", "gamma", "binomial", "beta", "shuffle")  # what they draw may depend on what a step computes
@@ -26,14 +32,65 @@ class Draw:
     """One draw of a step.
 
     Attributes:
-      make: () -> what is drawn next, traced: of dropout, which elements stay, else the numbers. Moves the generator on.
+      make: (seed, two integers) -> what Keras draws with it, traced: of dropout, which elements stay, else the numbers.
       spec: its shape and dtype.
-      state: the generator's; None for a fixed seed.
+      state: the generator's; None if the seed is fixed, whatever `make` is given.
     """
 
-    make: Callable[[], tf.Tensor]
+    make: Callable[[tf.Tensor], tf.Tensor]
     spec: tf.TensorSpec
     state: tf.Variable | None
+
+
+def seeds_ahead(draws: Sequence[Draw], skipped: tf.Tensor, steps: int) -> list[tf.Tensor]:
+    """The seeds of `steps` steps, traced, the next `skipped` ones left out: for each draw of a step int64 [steps, 2].
+
+    The generators stay as they are.
+    """
+    of_a_step = Counter(id(draw.state) for draw in draws)
+    met: Counter[int] = Counter()
+    seeds = []
+    for draw in draws:
+        state = id(draw.state)
+        numbers = (skipped + tf.range(steps, dtype=skipped.dtype)) * of_a_step[state] + met[state]
+        met[state] += 1
+        ahead = tf.stack([tf.zeros_like(numbers), numbers], axis=1)
+        seeds.append(ahead if draw.state is None else draw.state + tf.cast(ahead, draw.state.dtype))
+    return seeds
+
+
+def move_on(draws: Sequence[Draw], steps: tf.Tensor) -> None:
+    """Put the generators where so many steps leave them, traced."""
+    states = {id(draw.state): draw.state for draw in draws if draw.state is not None}
+    for key, state in states.items():
+        drawn = tf.cast(steps, state.dtype) * sum(id(draw.state) == key for draw in draws)
+        state.assign_add(tf.stack([tf.zeros_like(drawn), drawn]), read_value=False)
+
+
+class _Known(SeedGenerator):
+    """Stands for a generator where a layer asks for its next seed, which is known already.
+
+    Why: the backend's random functions take a SeedGenerator or an int, and call `next` of the former (Keras >= 3.0).
+    """
+
+    def __init__(self, seed: tf.Tensor) -> None:
+        self._seed = seed
+
+    def next(self, ordered: bool = True) -> tf.Tensor:
+        return self._seed
+
+
+@functools.cache
+def _generators_count() -> bool:
+    """Whether a SeedGenerator's state is its next seed, and moves on by (0, 1): so in Keras 3.0 to 3.15."""
+    with tf.init_scope():
+        generator = SeedGenerator(5)
+        states = [generator.state.numpy()]
+        seeds = []
+        for _ in range(2):
+            seeds.append(generator.next().numpy())
+            states.append(generator.state.numpy())
+    return np.array_equal(seeds, states[:2]) and np.array_equal(np.diff(states, axis=0), [[0, 1], [0, 1]])
 
 
 @contextlib.contextmanager
@@ -55,20 +112,28 @@ def draws_noted(draws: list[Draw]) -> Iterator[None]:
             return function(**given)  # draws nothing
         if tf.compat.v1.get_default_graph() is not graph:
             raise refuse(f"keras.random.{name} is called in a loop or a branch within the step")
-        seed = given.get("seed")
-        generator = global_seed_generator() if seed is None else seed
+        generator = given.get("seed")
+        if generator is None:
+            raise refuse(f"keras.random.{name} is called without a seed")
+        if not _generators_count():
+            raise refuse("the installed Keras's SeedGenerator does not count")
+        draw: Callable[[dict[str, Any]], tf.Tensor]
         if name == "dropout":
             shape = _mask_shape(given)
             if shape is None:
                 raise refuse("the shape of a dropout's mask depends on what the step computes")
-            make = functools.partial(_mask, function, given, shape)
+            draw = functools.partial(_mask, function, shape)
         elif name in _FROM_TENSORS or any(tf.is_tensor(each) for each in tf.nest.flatten(given)):
             raise refuse(f"what keras.random.{name} draws depends on what the step computes")
         else:
-            make = functools.partial(function, **given)
-        drawn = make()
-        state = generator.state.value if isinstance(generator, SeedGenerator) else None
-        draws.append(Draw(make, tf.TensorSpec(drawn.shape, drawn.dtype), state))
+            draw = functools.partial(_numbers, function)
+        drawn = draw(given)
+        spec = tf.TensorSpec(drawn.shape, drawn.dtype)
+        if isinstance(generator, SeedGenerator):
+            make = lambda seed: draw({**given, "seed": _Known(seed)})  # noqa: E731
+            draws.append(Draw(make, spec, generator.state.value))
+        else:
+            draws.append(Draw(lambda seed: draw(given), spec, None))
         return _applied(given, drawn) if name == "dropout" else drawn
 
     with _replaced(note):
@@ -127,10 +192,14 @@ def _mask_shape(given: dict[str, Any]) -> list[int] | None:
     return found if all(isinstance(size, int) for size in found) else None
 
 
-def _mask(function: Callable[..., tf.Tensor], given: dict[str, Any], shape: Sequence[int]) -> tf.Tensor:
+def _numbers(function: Callable[..., tf.Tensor], given: dict[str, Any]) -> tf.Tensor:
+    return function(**given)
+
+
+def _mask(function: Callable[..., tf.Tensor], shape: Sequence[int], given: dict[str, Any]) -> tf.Tensor:
     """Which elements Keras's own dropout keeps of ones."""
     ones = tf.ones(shape, given["inputs"].dtype)
-    return tf.cast(function(ones, given["rate"], seed=given.get("seed")), tf.bool)
+    return tf.cast(function(ones, given["rate"], seed=given["seed"]), tf.bool)
 
 
 def _applied(given: dict[str, Any], mask: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -34,3 +36,25 @@ def autocast_scope(dtype: str | None) -> Any:
     Why: calling `call` by itself would leave it out (Keras >= 3.0).
     """
     return AutocastScope(dtype)
+
+
+@contextlib.contextmanager
+def weights_read_once(model: Any) -> Iterator[None]:
+    """Within it, in a graph, each weight of a recurrent layer is read once, not at each time step.
+
+    Read in the loop over time, a weight is one more thing that the backward pass keeps for each time step: XLA copies it so
+    often. The values are the same.
+
+    Why: a variable gives `_cached_value`, if there is one, wherever it is used as a tensor (TensorFlow >= 2.0); nothing public
+    tells a layer which tensor to take for its weight but keras.StatelessScope, which would hold back what layers assign.
+    """
+    layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
+    weights = [weight.value for layer in layers for weight in layer.trainable_weights]  # which a call doesn't change
+    weights = [weight for weight in weights if hasattr(weight, "_cached_value")]
+    try:
+        for weight in weights:
+            weight._cached_value = weight.read_value()
+        yield
+    finally:
+        for weight in weights:
+            weight._cached_value = None

@@ -1,0 +1,44 @@
+"""Copies of arrays in memory that TensorFlow uses as it is, and that serves the next fit again.
+
+A fit trains on copies of its arrays, as Keras's does: who changes an array meanwhile changes nothing. `tf.convert_to_tensor`
+copies twice, first because it must not share the array's memory, and again because NumPy's begins at a place that TensorFlow's
+kernels can't use. And memory that is new to the process costs more than the copying: it comes page by page, when it is touched
+for the first time. Where many short fits follow each other on the same data, that is a good part of each.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+ALIGNED = 64  # bytes; what TensorFlow's kernels rely on
+LEAST, MOST = 1 << 20, 1 << 28  # bytes of an array that is copied so, and of memory that is kept for the next
+
+_free: list[np.ndarray] = []
+
+
+def copied(array: np.ndarray) -> tf.Tensor:
+    """A tensor with the array's values, in memory of its own."""
+    plain = array.dtype.kind in "iuf" and array.dtype.isnative
+    if not plain or array.nbytes < LEAST or tf.config.list_logical_devices("GPU"):
+        return tf.convert_to_tensor(array)  # a GPU has its own memory
+    memory = _memory(array.nbytes + ALIGNED)
+    begin = -memory.ctypes.data % ALIGNED
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    if memory.nbytes <= MOST:
+        weakref.finalize(copy, _keep, memory).atexit = False
+    return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())  # the tensor holds `copy` as long as it lives
+
+
+def _memory(size: int) -> np.ndarray:
+    fitting = [i for i, memory in enumerate(_free) if size <= memory.nbytes <= 2 * size]
+    return _free.pop(fitting[0]) if fitting else np.empty(size, np.uint8)
+
+
+def _keep(memory: np.ndarray) -> None:
+    _free.append(memory)
+    while sum(each.nbytes for each in _free) > MOST:
+        _free.pop(0)
