@@ -24,9 +24,9 @@ from fitcore import keras_private
 from fitcore.data.sources import ArraySource, Source
 from fitcore.noise.together import for_xla
 
-BLOCK = 512  # steps at most: a block's start costs as much as fifty steps of the smallest models
+BLOCK = 2048  # steps at most: a block's start costs as much as fifty steps of the smallest models
 FIRST = 8  # steps of a call's first block, before it is known how many fit into its seconds
-DRAWN_MOST = 1 << 20  # bytes of random numbers at a time
+BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block
 
 _OTHERWISE_BY_XLA = ("Random", "Rng", "Multinomial", "Assert")  # parts of the names of ops
 
@@ -143,8 +143,9 @@ class _Block:
             raise NotByXlaError(str(error)) from error
         self._log_specs, row_spec, _ = once.structured_outputs
         self.row_shape = row_spec.shape
-        drawn = sum(each.spec.dtype.size * each.spec.shape.num_elements() for each in self._draws)
-        self.most = max(1, min(BLOCK, DRAWN_MOST // max(drawn, 1)))
+        kept = [row_spec, *(each.spec for each in self._draws)]
+        of_a_step = sum(spec.dtype.size * spec.shape.num_elements() for spec in kept)
+        self.most = max(1, min(BLOCK, BYTES // max(of_a_step, 1)))
 
         def run(feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: Sequence[tf.Tensor]) -> Any:
             def more(i: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
@@ -160,6 +161,8 @@ class _Block:
             ran, carried, logs, curve = tf.while_loop(more, body, (0, carried, self.no_logs(), curve))
             return ran, carried, logs, curve.stack()
 
+        # Not a part of the graph around it: else its ops and the XLA program would wait for each other in one thread.
+        self._drawn = tf.function(self._make_draws, autograph=False, experimental_attributes={"_noinline": True})
         draw_specs = [tf.TensorSpec([self.most, *each.spec.shape], each.spec.dtype) for each in self._draws]
         specs = source.specs()[0], _INT64, _INT64, tf.TensorSpec([], tf.int32), dict(carried_specs), draw_specs
         token = for_xla.set(True)
@@ -192,13 +195,15 @@ class _Block:
         if not self._draws:
             return []
         seeds = keras_private.seeds_ahead(self._draws, skipped, self.most)
+        drawn: list[tf.Tensor] = self._drawn(tf.cast(n, tf.int32), seeds)
+        return drawn
 
+    def _make_draws(self, n: tf.Tensor, seeds: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         def body(i: tf.Tensor, drawn: list[tf.TensorArray]) -> Any:
             return i + 1, [held.write(i, each.make(seed[i])) for held, each, seed in zip(drawn, self._draws, seeds)]
 
         drawn = [tf.TensorArray(each.spec.dtype, size=self.most, element_shape=each.spec.shape) for each in self._draws]
-        drawn = tf.while_loop(lambda i, _: i < tf.cast(n, tf.int32), body, (0, drawn))[1]
-        return [held.stack() for held in drawn]
+        return [held.stack() for held in tf.while_loop(lambda i, _: i < n, body, (0, drawn))[1]]
 
 
 _INT64 = tf.TensorSpec([], tf.int64)

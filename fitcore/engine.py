@@ -106,6 +106,7 @@ class Engine:
         self.run_eagerly = bool(run_eagerly)
         self.numerics = "exact"
         self.by_xla = False  # whether training programs are made of XLA blocks
+        self.plans: dict[Any, str] = {}  # what was chosen for the programs so far: see plans.py
         self._compilation: Any = None
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None

@@ -95,12 +95,16 @@ def choose(run: Run, record: Any, plan: str) -> bool:
         return True
     if reason is not None:
         return False
-    key = key_of(engine, source, record, run.rules)
-    known = remembered(key)
-    if known is None:
-        known = _measure(run, record)
-        _remember(key, known)
-    return known.plan == "xla"
+    assert isinstance(source, ArraySource)
+    program = (source.key, source.sizes, tuple(engine.recorders(record).items()), run.rules, tuple(sorted(engine.schedules)))
+    if program not in engine.plans:
+        key = key_of(engine, source, record, run.rules)
+        known = remembered(key)
+        if known is None:
+            known = _measure(run, record)
+            _remember(key, known)
+        engine.plans[program] = known.plan
+    return engine.plans[program] == "xla"
 
 
 def expected(engine: Engine, source: Source | None, record: Any, rules: Any, plan: str) -> tuple[bool, str]:

@@ -28,6 +28,7 @@ class Source(Protocol):
     """Where batches come from."""
 
     num_batches: int | None  # batches in one pass; None: unknown or endless
+    draws_when_opened: bool  # whether what comes later depends on how often a pass has been opened
     key: Any  # equal keys: one compiled program serves both sources
 
     @property
@@ -95,7 +96,7 @@ class ArraySource:
       sizes: rows in every batch of a pass but the last, and in the last if it is smaller, else 0. None: they may change.
     """
 
-    has_state = False
+    has_state = draws_when_opened = False
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         self.tensors = tensors
@@ -251,6 +252,8 @@ class DatasetSource:
     Args:
       adapter: Keras's data adapter, which turns the input (dataset, PyDataset, generator, ...) into a `tf.data.Dataset`.
     """
+
+    draws_when_opened = True
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter

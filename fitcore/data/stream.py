@@ -92,7 +92,10 @@ class Stream:
             if self.steps_per_epoch and self.step < self.steps_per_epoch:
                 _warn_out_of_data()
             self.pass_index += 1
-            self._open_pass()
+            if self.source.draws_when_opened:
+                self._open_pass()
+            else:
+                self.feed, self.place = None, 0
         self.source.on_epoch_end()
 
     def out_of_data(self) -> None:
