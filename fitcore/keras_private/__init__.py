@@ -24,6 +24,7 @@ from fitcore.keras_private.draws import (
     draws_given,
     draws_noted,
 )
+from fitcore.keras_private.kernels import op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
@@ -112,6 +113,7 @@ __all__ = [
     "is_trainer",
     "loss_tracker",
     "metrics_or_logs",
+    "op_definition",
     "op_determinism",
     "optimizer_slots",
     "overrides",
@@ -119,6 +121,7 @@ __all__ = [
     "py_dataset_of",
     "py_dataset_order",
     "pythonify",
+    "registered_kernels",
     "rest_of_py_dataset",
     "set_eager_random_state",
     "set_global_generator_state",
