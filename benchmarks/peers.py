@@ -38,6 +38,8 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks import about
+
 DEFAULT = ("linear", "mlp", "deep", "lstm", "cnn", "transformer")
 NAMES = (*DEFAULT, "resnet", "transformer_large", "autoencoder", "embedding", "mlp_1", "mlp_1024")
 PEERS = (
@@ -251,8 +253,7 @@ def main(argv: list[str]) -> None:
         if ratios:
             print(f"  {peer:14s} {math.exp(statistics.fmean(map(math.log, ratios))):6.2f}   ({len(ratios)} workloads)")
     if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            json.dump({"cores": os.cpu_count(), "rounds": FLAGS.rounds, "results": results}, file, indent=1)
+        about.write(FLAGS.json, "peers", {"rounds": FLAGS.rounds, "results": results}, FLAGS.device)
 
 
 if __name__ == "__main__":

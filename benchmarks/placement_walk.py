@@ -133,8 +133,8 @@ class _Walk:
         """
         by_name = {node.name: node for node in nodes}
         values: dict[str, list[Value]] = {name: [value] for name, value in arguments.items()}
-        needs = {node.name: {name for name in map(_source, node.input) if name in by_name} for node in nodes}
-        alive = set(by_name) if wanted is None else _reachable(needs, [_source(each) for each in wanted])
+        needs = needs_of(nodes)
+        alive = set(by_name) if wanted is None else reachable(needs, wanted)
         used = {reference for name in alive for reference in by_name[name].input} | {*(wanted or ())}
         for name in graphlib.TopologicalSorter(needs).static_order():
             if name in alive:
@@ -231,17 +231,23 @@ class _Walk:
         return results
 
 
-def _source(reference: str) -> str:
-    return reference.removeprefix("^").partition(":")[0]
+def needs_of(nodes: Sequence[Any]) -> dict[str, set[str]]:
+    """Which of these ops each of them needs, by name."""
+    names = {node.name for node in nodes}
+    return {node.name: {name for name in map(_source, node.input) if name in names} for node in nodes}
 
 
-def _reachable(needs: Mapping[str, set[str]], start: Sequence[str]) -> set[str]:
-    """Those that are needed for these, themselves included."""
+def reachable(needs: Mapping[str, set[str]], wanted: Sequence[str]) -> set[str]:
+    """Those that are run for these results to be there; TensorFlow leaves out the others."""
     found: set[str] = set()
-    waiting = [name for name in start if name in needs]
+    waiting = [name for name in map(_source, wanted) if name in needs]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
             waiting += needs[name]
     return found
+
+
+def _source(reference: str) -> str:
+    return reference.removeprefix("^").partition(":")[0]
