@@ -4,8 +4,8 @@
 
 The floor of a workload's step is the larger of two times:
 
-    matrices   all its matrix products and convolutions, forward and backward, as they stand in the step that was traced: each is
-               timed alone, by TensorFlow's own op on arrays of its own shapes, and counted as often as the step has it
+    matrices   all its matrix products and convolutions, forward and backward, as they stand in the step that was traced: each
+               is timed alone, by TensorFlow's own op on arrays of its own shapes, and counted as often as the step has it
     bytes      what cannot but be moved: the batch's rows, read and written; of each parameter the gradient written, and the
                weight, its gradient and Adam's two moments read and all but the gradient written: 8 numbers; at the rate at
                which TensorFlow adds 1 to an array of as many bytes
