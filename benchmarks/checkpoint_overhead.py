@@ -1,6 +1,7 @@
 """What saving costs: µs per step without it and with it, every 100 steps.
 
-    python -m benchmarks.checkpoint_overhead [--workload=mlp] [--every=100] [--rounds=11] [--directory=DIR] [--memory]
+    python -m benchmarks.checkpoint_overhead [--workload=mlp] [--device=cpu] [--every=100] [--rounds=11]
+                                             [--directory=DIR] [--memory]
 
 In each round both train a copy of the same model, one after the other; the order changes from round to round. Printed are
 medians over rounds, and the median of the rounds' ratios with its 95 % interval. All that a fit takes is timed, so what it
@@ -29,6 +30,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks import device
 from benchmarks.noise_overhead import interval_of_median
 from benchmarks.workloads import WORKLOADS
 
@@ -96,7 +98,7 @@ def peak_memory(way: str) -> float:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
+    device.use()
     if FLAGS.only:
         train_large(FLAGS.only)
         return
@@ -123,6 +125,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
+    device.define()
     flags.DEFINE_multi_enum("workload", None, list(NAMES), "Which workload; may be given several times. Default: both.")
     flags.DEFINE_integer("every", 100, "Steps between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer("rounds", 11, "Rounds, each timing both.", lower_bound=1)

@@ -8,9 +8,9 @@ In each round both train a fresh copy of the same model from the same seed, in t
     first call   one fit of ten steps on a model just built: tracing and compiling
     later calls  one epoch more, of the workload's full length
 
-Prints medians over the rounds, and the ratio of each round's pair with its spread. Batch 32, default shuffle, verbose=0
-unless there is `--bar`. After each round the two copies must hold the same bits, or the timing doesn't count. `--memory`
-adds the peak resident memory of a whole process that does the same with either.
+Prints medians over the rounds, and the ratio of each round's pair with its spread. The workload's batch size, mostly 32,
+default shuffle, verbose=0 unless there is `--bar`. After each round the two copies must hold the same bits, or the timing is
+void. `--memory` adds the peak resident memory of a whole process that does the same with either.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks import device
+from benchmarks.workloads import DEFAULT, WORKLOADS, Workload
 
-BATCH = 32
 FIRST_STEPS = 10
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; may be given several times. Default: all.")
-flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where to train.")
+flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; several may be given. Default: six small ones.")
+device.define()
 flags.DEFINE_integer("rounds", 5, "Rounds, each timing both.", lower_bound=1)
 flags.DEFINE_bool("memory", False, "Also measure the peak memory of a process of either kind.")
 flags.DEFINE_string("json", None, "Write the figures to this file.")
@@ -80,10 +80,10 @@ class Nowhere(io.StringIO):
         return True
 
 
-def timed(fit: Fit, model: keras.Model, data: Any) -> float:
+def timed(fit: Fit, model: keras.Model, data: Any, batch: int) -> float:
     """Seconds of one fit, with what the flags ask for."""
     with contextlib.ExitStack() as stack:
-        arguments: dict[str, Any] = {"batch_size": BATCH, "verbose": int(FLAGS.bar)}
+        arguments: dict[str, Any] = {"batch_size": batch, "verbose": int(FLAGS.bar)}
         if FLAGS.bar:
             stack.enter_context(contextlib.redirect_stdout(Nowhere()))
         if FLAGS.tensorboard:
@@ -98,10 +98,11 @@ def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarr
     """(seconds of the first call, seconds per step of the later call, final variables) of a fresh model."""
     keras.utils.set_random_seed(1)
     model = workload.build()
-    few, many = workload.data(FIRST_STEPS * BATCH), workload.data(workload.steps * BATCH)
-    first = timed(fit, model, few)
-    timed(fit, model, few)  # settles what a second call still sets up
-    later = timed(fit, model, many) / workload.steps
+    batch = workload.batch
+    few, many = workload.data(FIRST_STEPS * batch), workload.data(workload.steps * batch)
+    first = timed(fit, model, few, batch)
+    timed(fit, model, few, batch)  # settles what a second call still sets up
+    later = timed(fit, model, many, batch) / workload.steps
     return first, later, [variable.numpy() for variable in model.variables]
 
 
@@ -137,7 +138,14 @@ def peak_memory(name: str) -> dict[str, float]:
     """Peak resident memory in MB of a process that trains with Keras, and of one that trains with fitcore."""
     peaks = {}
     for which in FITS:
-        command = [sys.executable, "-m", "benchmarks.fit_speed", f"--workload={name}", f"--only={which}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.fit_speed",
+            f"--workload={name}",
+            f"--only={which}",
+            f"--device={FLAGS.device}",
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[f"{which}_peak_mb"] = float(output.split()[-1])
     return peaks | {"memory_ratio": peaks["fitcore_peak_mb"] / peaks["keras_peak_mb"]}
@@ -146,11 +154,8 @@ def peak_memory(name: str) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    names = FLAGS.workload or list(WORKLOADS)
-    if FLAGS.device == "gpu" and not tf.config.list_physical_devices("GPU"):
-        raise app.UsageError("--device=gpu, but TensorFlow sees no GPU here.")
-    if FLAGS.device == "cpu":
-        tf.config.set_visible_devices([], "GPU")
+    names = FLAGS.workload or DEFAULT
+    device.use()
     if FLAGS.only:
         for name in names:
             one_round(WORKLOADS[name], FITS[FLAGS.only])
@@ -159,7 +164,7 @@ def main(argv: list[str]) -> None:
             print(next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")))
         return
 
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {FLAGS.device}, {os.cpu_count()} cores, batch {BATCH}")
+    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {FLAGS.device}, {os.cpu_count()} cores")
     print("µs per step of later calls, and seconds of the first call (ten steps); medians of", FLAGS.rounds, "rounds")
     for which in FITS:  # the first model of a process pays for much that is not its own
         one_round(WORKLOADS["linear"], FITS[which])

@@ -1,6 +1,6 @@
 """Has fitcore become slower?
 
-    python -m benchmarks.gate [--workload=mlp] [--rounds=7] [--record]
+    python -m benchmarks.gate [--workload=mlp] [--rounds=7] [--device=cpu] [--record]
 
 Measures how many times as fast as `model.fit` each tier is, side by side and interleaved as in `benchmarks.peers`, and compares
 with what was recorded in benchmarks/gate.json: a ratio has fallen if its median is now below the worst of the recorded rounds.
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     now: Ratios = {}
-    for workload in FLAGS.workload or peers.NAMES:
+    for workload in FLAGS.workload or peers.DEFAULT:
         for name, ratio in measured(workload, FLAGS.rounds).items():
             now[name] = ratio
             print(f"{name:18s} {ratio['median']:6.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})", flush=True)

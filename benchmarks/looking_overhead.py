@@ -1,6 +1,6 @@
 """What looking costs: µs per step without it, and the ratio of each way of looking to that.
 
-    python -m benchmarks.looking_overhead [--workload=mlp] [--rounds=31]
+    python -m benchmarks.looking_overhead [--workload=mlp] [--device=cpu] [--rounds=31]
 
     recording    the values that `fitcore.TensorBoard` writes, recorded and not written
     points       `fitcore.TensorBoard`, four points per step
@@ -32,6 +32,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks import device
 from benchmarks.noise_overhead import interval_of_median
 from benchmarks.workloads import WORKLOADS
 
@@ -96,7 +97,7 @@ def measure(name: str, rounds: int, directory: str) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
+    device.use()
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
     missed = False
     for name in FLAGS.workload or NAMES:
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
+    device.define()
     flags.DEFINE_multi_enum("workload", None, list(NAMES), "Which workload; may be given several times. Default: both.")
     flags.DEFINE_integer("rounds", 31, "Rounds, each timing all ways.", lower_bound=1)
     app.run(main)

@@ -1,6 +1,7 @@
 """What measuring the gradient noise at every step costs: µs per step without it, with it, and of `model.fit` without it.
 
-    python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=128] [--rounds=21] [--memory] [--json=FILE]
+    python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=128] [--rounds=21] [--device=cpu]
+                                        [--memory] [--json=FILE]
 
 In each round the three train a copy of the same model each, one after the other; the order changes from round to round. A
 shared machine's speed drifts within seconds, so rounds are short and many, and only times of the same round are compared.
@@ -30,6 +31,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks import device
 from benchmarks.workloads import WORKLOADS, Workload
 
 NAMES = ("mlp", "deep", "cnn", "lstm", "transformer")
@@ -129,7 +131,7 @@ def peak_memory(way: str) -> float:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
+    device.use()
     if FLAGS.only:
         import resource
 
@@ -168,6 +170,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
+    device.define()
     flags.DEFINE_multi_enum("workload", None, list(NAMES), "Which workload; may be given several times. Default: all.")
     flags.DEFINE_multi_enum("batch", None, list(map(str, BATCHES)), "Which batch size. Default: both.")
     most = fitcore.GradientNoise().examples

@@ -1,6 +1,6 @@
 """How much cheaper is the fused form of an optimizer's update than Keras's own, in a whole training step?
 
-    python -m benchmarks.optimizers [--workload=deep]... [--optimizer=adam] [--rounds=15] [--json=FILE]
+    python -m benchmarks.optimizers [--workload=deep]... [--optimizer=adam] [--rounds=15] [--device=cpu] [--json=FILE]
     python -m benchmarks.optimizers --sizes          # µs per variable of each form, by the variable's size
 
 Three copies of each workload are trained by `fitcore.fit`, in rounds, in turn, the order reversed each time:
@@ -10,7 +10,7 @@ Three copies of each workload are trained by `fitcore.fit`, in rounds, in turn, 
     fast     numerics="fast"
 
 Prints medians over the rounds and of each round's ratio to `keras`, with quartiles, and whether `exact` ended with the bits
-of `keras`, optimizer variables included. CPU.
+of `keras`, optimizer variables included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks.workloads import WORKLOADS
+from benchmarks import device
+from benchmarks.workloads import DEFAULT, WORKLOADS
 from fitcore.optimizers import fused
 
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
@@ -46,7 +47,8 @@ SIZES = (64, 256, 1024, 4096, 16384, 65536)
 BATCH = 32
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; may be given several times. Default: all.")
+device.define()
+flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; several may be given. Default: six small ones.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Which optimizer.")
 flags.DEFINE_integer("rounds", 15, "Rounds, each timing all forms.", lower_bound=1)
 flags.DEFINE_float("seconds", 0.5, "About how long each form is timed per round.", lower_bound=0.01)
@@ -135,7 +137,7 @@ def measure_size(elements: int, variables: int = 20) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
+    device.use()
     print(
         f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores, batch {BATCH}, {FLAGS.rounds} rounds"
     )
@@ -149,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         print(f"{FLAGS.optimizer}: µs per step, medians; times as fast as Keras's own update, median and quartiles")
         print(f"{'workload':12s}{'keras':>8s}{'exact':>8s}{'fast':>8s}   {'exact':18s} {'fast':18s} same bits", flush=True)
-        for name in FLAGS.workload or WORKLOADS:
+        for name in FLAGS.workload or DEFAULT:
             rows.append(row := measure(name))
             line = f"{name:12s}" + "".join(f"{row[f'{form}_us_per_step']:8.0f}" for form in FORMS) + "  "
             for form in FORMS[1:]:

@@ -1,6 +1,6 @@
 """How fast is fitcore beside what one would use in its place?
 
-    python -m benchmarks.peers [--workload=mlp] [--peer=jax_scan] [--rounds=7] [--json=FILE]
+    python -m benchmarks.peers [--workload=mlp] [--peer=jax_scan] [--rounds=7] [--device=cpu] [--json=FILE]
 
 Trains the same models on the same data by each of these, each in a process of its own, all processes of a workload alive and
 taking turns, epoch by epoch, so that what the machine does besides meets them all:
@@ -13,8 +13,9 @@ taking turns, epoch by epoch, so that what the machine does besides meets them a
     exact, fast                    fitcore.fit, its two tiers
     exact_noise, fast_noise        the same, measuring the gradient noise at each step
 
-Batch 32, Adam, shuffled, data in memory, the running mean of the loss and the accuracy kept. Printed are medians over the
-rounds of µs per step, and of how many times as long as fitcore's fast tier each took in the same round. A peer whose
+Adam, shuffled, data in memory, the running mean of the loss and the accuracy kept; the workload's batch size, mostly 32.
+Workloads are those of benchmarks/workloads.py; without `--workload` the first six, which are small. Printed are medians over
+the rounds of µs per step, and of how many times as long as fitcore's fast tier each took in the same round. A peer whose
 model has another number of parameters, or whose loss after the first epoch is another than Keras's by more than a fifth, is
 marked. PyTorch and JAX come with the extra `peers`; one that isn't installed is left out, and said so.
 """
@@ -37,15 +38,18 @@ from typing import Any
 
 from absl import app, flags
 
-BATCH = 32
-NAMES = ("linear", "mlp", "deep", "lstm", "cnn", "transformer")
+from benchmarks import about
+
+DEFAULT = ("linear", "mlp", "deep", "lstm", "cnn", "transformer")
+NAMES = (*DEFAULT, "resnet", "transformer_large", "autoencoder", "embedding", "mlp_1", "mlp_1024")
 PEERS = (
     "keras", "keras_10", "keras_100", "keras_xla", "tape", "torch", "torch_compile", "jax", "jax_scan",
     "exact", "fast", "exact_noise", "fast_noise",
 )  # fmt: skip
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_enum("workload", None, NAMES, "Which workload; may be given several times. Default: all.")
+flags.DEFINE_multi_enum("workload", None, NAMES, "Which workload; several may be given. Default: six small ones.")
+flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where to train.")
 flags.DEFINE_multi_enum("peer", None, PEERS, "Which peer besides `fast`; may be given several times. Default: all.")
 flags.DEFINE_integer("rounds", 7, "Timed epochs of each peer.", lower_bound=1)
 flags.DEFINE_string("json", None, "Write the figures to this file.")
@@ -60,11 +64,11 @@ def _epochs(peer: str, workload: str) -> tuple[int, int, Callable[[], float]]:
     from benchmarks.workloads import WORKLOADS  # TensorFlow isn't for the parent or the others
 
     made = WORKLOADS[workload]
-    x, y = made.data(made.steps * BATCH)
+    x, y = made.data(made.steps * made.batch)
     family, _, how = peer.partition("_")
     if family in ("torch", "jax"):
         module = importlib.import_module(f"benchmarks.peers_{family}")
-        parameters, epoch = module.epochs(workload, x, y, BATCH, how)
+        parameters, epoch = module.epochs(workload, x, y, made.batch, how, FLAGS.device)
         return parameters, made.steps, epoch
     import keras
 
@@ -72,10 +76,11 @@ def _epochs(peer: str, workload: str) -> tuple[int, int, Callable[[], float]]:
 
     keras.utils.set_random_seed(1)
     model = made.build()
-    arguments: dict[str, Any] = {"batch_size": BATCH, "verbose": 0}
+    parameters = sum(variable.numpy().size for variable in model.trainable_variables)
+    arguments: dict[str, Any] = {"batch_size": made.batch, "verbose": 0}
     fit = model.fit
     if family == "tape":
-        return model.count_params(), made.steps, _by_tape(model, x, y)
+        return parameters, made.steps, _by_tape(model, x, y, made.batch)
     if family in ("exact", "fast"):
         fit = functools.partial(fitcore.fit, model)
         arguments |= {"numerics": family, "noise": how == "noise"}
@@ -83,10 +88,10 @@ def _epochs(peer: str, workload: str) -> tuple[int, int, Callable[[], float]]:
         model.jit_compile = True
     elif how:
         model.steps_per_execution = int(how)
-    return model.count_params(), made.steps, lambda: fit(x, y, **arguments).history["loss"][0]
+    return parameters, made.steps, lambda: fit(x, y, **arguments).history["loss"][0]
 
 
-def _by_tape(model: Any, x: Any, y: Any) -> Callable[[], float]:
+def _by_tape(model: Any, x: Any, y: Any, batch: int) -> Callable[[], float]:
     """https://www.tensorflow.org/guide/keras/writing_a_training_loop_from_scratch, with its tf.function."""
     import keras
     import tensorflow as tf
@@ -95,7 +100,7 @@ def _by_tape(model: Any, x: Any, y: Any) -> Callable[[], float]:
     loss_of = keras.losses.SparseCategoricalCrossentropy() if classes else keras.losses.MeanSquaredError()
     accuracy, mean = keras.metrics.SparseCategoricalAccuracy(), keras.metrics.Mean()
     optimizer = keras.optimizers.Adam(1e-3)
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(BATCH)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(batch)
 
     def step(xb: Any, yb: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -134,8 +139,10 @@ class Process:
     """A peer's process; it ends with `ends`."""
 
     def __init__(self, peer: str, workload: str, ends: contextlib.ExitStack) -> None:
-        command = [sys.executable, "-m", "benchmarks.peers", f"--serve={peer},{workload}"]
+        command = [sys.executable, "-m", "benchmarks.peers", f"--serve={peer},{workload}", f"--device={FLAGS.device}"]
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        if FLAGS.device == "cpu":
+            environment |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
         ends.callback(self._end)
@@ -218,14 +225,16 @@ def main(argv: list[str]) -> None:
     if FLAGS.serve:
         serve(*FLAGS.serve)
         return
+    if FLAGS.device == "gpu":
+        importlib.import_module("benchmarks.device").use()  # an error if there is none
     asked = [*dict.fromkeys([*(FLAGS.peer or PEERS), "fast"])]
     missing = {each for each in ("torch", "jax") if importlib.util.find_spec(each) is None}
     peers = [peer for peer in asked if peer.partition("_")[0] not in missing]
     for name in sorted(missing):
         print(f"{name} is not installed, so it is left out: pip install '.[peers]'")
-    print(f"{os.cpu_count()} cores, batch {BATCH}; µs per step, medians of {FLAGS.rounds} interleaved rounds")
+    print(f"{os.cpu_count()} cores, {FLAGS.device}; µs per step, medians of {FLAGS.rounds} interleaved rounds")
     print("in brackets how many times as long as fitcore fast; P, L: other parameters, another loss than Keras's")
-    names, results = FLAGS.workload or NAMES, []
+    names, results = FLAGS.workload or DEFAULT, []
     for name in names:
         result = measure(name, peers, FLAGS.rounds)
         results.append(result)
@@ -244,8 +253,7 @@ def main(argv: list[str]) -> None:
         if ratios:
             print(f"  {peer:14s} {math.exp(statistics.fmean(map(math.log, ratios))):6.2f}   ({len(ratios)} workloads)")
     if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            json.dump({"cores": os.cpu_count(), "rounds": FLAGS.rounds, "results": results}, file, indent=1)
+        about.write(FLAGS.json, "peers", {"rounds": FLAGS.rounds, "results": results}, FLAGS.device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A step is compiled, or a whole epoch of them by `jax.lax.scan` (`scan`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,25 +87,74 @@ def _cnn(keys: Any) -> Model:
     return [_dense(keys[0], 3, 3, 1, 16), _dense(keys[1], 3, 3, 16, 32), _dense(keys[2], 800, 10)], forward
 
 
-def _transformer(keys: Any) -> Model:
-    start: dict[str, Any] = {name: _dense(keys[i], 32, 32) for i, name in enumerate("qkvo")}
-    start |= {"e": jax.random.uniform(keys[4], (100, 32), jnp.float32, -0.05, 0.05), "c": _dense(keys[5], 32, 2)}
-    start |= {"f1": _dense(keys[6], 32, 64), "f2": _dense(keys[7], 64, 32)}
-    start |= {name: {"g": jnp.ones(32), "b": jnp.zeros(32)} for name in ("n1", "n2")}
+def _norm(p: Any, x: Any, axes: tuple[int, ...] = (-1,)) -> Any:
+    """A layer's or, over all axes but the last, a batch's. The batch's moving averages are left out: no step needs them."""
+    centered = x - x.mean(axes, keepdims=True)
+    return centered * jax.lax.rsqrt((centered**2).mean(axes, keepdims=True) + 1e-3) * p["g"] + p["b"]
 
-    def norm(p: Any, x: Any) -> Any:
-        centered = x - x.mean(-1, keepdims=True)
-        return centered * jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + 1e-3) * p["g"] + p["b"]
+
+def _scale(width: int) -> dict[str, Any]:
+    return {"g": jnp.ones(width), "b": jnp.zeros(width)}
+
+
+def _words(key: Any, words: int, width: int) -> Any:
+    return jax.random.uniform(key, (words, width), jnp.float32, -0.05, 0.05)
+
+
+def _transformer(words: int, width: int, heads: int, blocks: int) -> Callable[[Any], Model]:
+    def block(keys: Any) -> dict[str, Any]:
+        start: dict[str, Any] = {name: _dense(keys[i], width, width) for i, name in enumerate("qkvo")}
+        start |= {"f1": _dense(keys[4], width, 2 * width), "f2": _dense(keys[5], 2 * width, width)}
+        return start | {"n1": _scale(width), "n2": _scale(width)}
 
     def forward(p: Any, x: Any, key: Any) -> Any:
         h = p["e"][x]
-        q, k, v = (_apply(p[name], h).reshape(*h.shape[:2], 2, 16) for name in "qkv")
-        weights = _dropout(key, jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / 4), 0.1)
-        h = norm(p["n1"], h + _apply(p["o"], jnp.einsum("bhts,bshd->bthd", weights, v).reshape(h.shape)))
-        h = norm(p["n2"], h + _apply(p["f2"], jax.nn.relu(_apply(p["f1"], h))))
+        for each, used in zip(p["blocks"], jax.random.split(key, blocks)):
+            q, k, v = (_apply(each[name], h).reshape(*h.shape[:2], heads, width // heads) for name in "qkv")
+            weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / np.sqrt(width // heads))
+            mixed = jnp.einsum("bhts,bshd->bthd", _dropout(used, weights, 0.1), v)
+            h = _norm(each["n1"], h + _apply(each["o"], mixed.reshape(h.shape)))
+            h = _norm(each["n2"], h + _apply(each["f2"], jax.nn.relu(_apply(each["f1"], h))))
         return _apply(p["c"], h.mean(1))
 
-    return start, forward
+    def make(keys: Any) -> Model:
+        body = [block(keys[2 + 6 * i : 8 + 6 * i]) for i in range(blocks)]
+        return {"e": _words(keys[0], words, width), "c": _dense(keys[1], width, 2), "blocks": body}, forward
+
+    return make
+
+
+def _resnet(keys: Any) -> Model:
+    def start(key: Any, size: int, channels: int, filters: int) -> dict[str, Any]:
+        return {"w": _glorot(key, (size, size, channels, filters)), **_scale(filters)}
+
+    def conv(p: Any, x: Any, stride: int = 1) -> Any:
+        x = jax.lax.conv_general_dilated(x, p["w"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return _norm(p, x, (0, 1, 2))
+
+    def forward(p: Any, x: Any, key: Any) -> Any:
+        h = jax.nn.relu(conv(p["first"], x))
+        for each, stride in zip(p["blocks"], (1, 2, 2)):
+            inner = conv(each[1], jax.nn.relu(conv(each[0], h, stride)))
+            h = jax.nn.relu(inner + (h if stride == 1 else conv(each[2], h, stride)))
+        return _apply(p["last"], h.mean((1, 2)))
+
+    blocks = []
+    for i, (channels, filters) in enumerate(((16, 16), (16, 32), (32, 64))):
+        shapes = [(3, channels, filters), (3, filters, filters), (1, channels, filters)][: 2 if i == 0 else 3]
+        blocks.append([start(keys[2 + 3 * i + j], *shape) for j, shape in enumerate(shapes)])
+    return {"first": start(keys[0], 3, 3, 16), "last": _dense(keys[1], 64, 10), "blocks": blocks}, forward
+
+
+def _autoencoder(keys: Any) -> Model:
+    sizes = (784, 256, 64, 256, 784)
+    _, forward = _deep(keys)
+    return [_dense(keys[i], *shape) for i, shape in enumerate(itertools.pairwise(sizes))], forward
+
+
+def _embedding(keys: Any) -> Model:
+    start = {"e": _words(keys[0], 100_000, 32), "d": _dense(keys[1], 32, 2)}
+    return start, lambda p, x, key: _apply(p["d"], p["e"][x].mean(1))
 
 
 MODELS: dict[str, Callable[[Any], Model]] = {
@@ -113,12 +163,24 @@ MODELS: dict[str, Callable[[Any], Model]] = {
     "deep": _deep,
     "lstm": _lstm,
     "cnn": _cnn,
-    "transformer": _transformer,
+    "transformer": _transformer(100, 32, 2, 1),
+    "resnet": _resnet,
+    "transformer_large": _transformer(1000, 256, 4, 2),
+    "autoencoder": _autoencoder,
+    "embedding": _embedding,
+    "mlp_1": _mlp,
+    "mlp_1024": _mlp,
 }
 
 
-def epochs(name: str, x: np.ndarray, y: np.ndarray, batch: int, how: str) -> tuple[int, Callable[[], float]]:
-    """(parameters, a function that trains one more epoch, shuffled, and returns its mean loss). `how`: "" or "scan"."""
+def epochs(name: str, x: np.ndarray, y: np.ndarray, batch: int, how: str, on: str) -> tuple[int, Callable[[], float]]:
+    """(parameters, a function that trains one more epoch, shuffled, and returns its mean loss).
+
+    Args:
+      name: the workload. x, y: its data. batch: rows in a step. how: "" or "scan". on: "cpu" or "gpu".
+    """
+    if jax.default_backend() != on:
+        raise RuntimeError(f"JAX would run on {jax.default_backend()}")
     parameters, forward = MODELS[name](jax.random.split(jax.random.key(0), 20))
     classes = y.ndim == 1
     x, y = jnp.asarray(x), jnp.asarray(y)

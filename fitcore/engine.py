@@ -161,6 +161,10 @@ class Engine:
         """The graph of one step in the program that `train` with these arguments runs; None if it isn't traced."""
         return self.train_program(record, rules).step_graph(stream.source)
 
+    def graphs(self) -> list[tf.Graph]:
+        """The programs traced so far for training, whole."""
+        return [graph for key, program in self._programs.items() if key != "test" for graph in program.graphs()]
+
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds, _carried(stream))

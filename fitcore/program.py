@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import blocks, keras_private
-from fitcore.data.sources import ArraySource, Source, without_optionals
+from fitcore.data.sources import ArraySource, Source, on_host, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
@@ -178,6 +178,10 @@ class Program:
         kinds = {node.op for node in nodes if {"seed", "seed2"} <= {*node.attr} or node.op.startswith(_DRAWS_FROM_A_GENERATOR)}
         return sorted(kinds)
 
+    def graphs(self) -> list[tf.Graph]:
+        """The programs traced so far, whole: the loop, with the step in it."""
+        return [call.graph for call in self._compiled.values()]
+
     def step_graph(self, source: Source) -> tf.Graph | None:
         """The graph of one step of the loop that was traced for this source; None if none was."""
         return self._step_graphs.get(self._key(source))
@@ -233,8 +237,13 @@ class Program:
         feed_spec, batch_spec = source.specs()
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
-            # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
-            deadline = tf.timestamp() + seconds if has_clock else None
+            with on_host():  # what is counted there stays there, all the way round the loop
+                first, index, steps = tf.identity(first), tf.identity(index), tf.identity(steps)
+                i, ended = tf.constant(0, tf.int64), tf.constant(False)
+                if "place" in carried:
+                    carried = {**carried, "place": tf.identity(carried["place"])}
+                # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
+                deadline = tf.timestamp() + seconds if has_clock else None
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
             self._step_graphs[self._key(source)] = traced.graph
             log_specs = traced.structured_outputs[0]
@@ -243,28 +252,35 @@ class Program:
             curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
 
             def more(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
-                wanted = tf.logical_and(i < steps, tf.logical_not(ended))
-                if "stopped_by" in carried:
-                    wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
-                if deadline is None:
-                    return wanted
-                return tf.logical_and(wanted, tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline))
+                with on_host():
+                    wanted = tf.logical_and(i < steps, tf.logical_not(ended))
+                    if "stopped_by" in carried:
+                        wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
+                    if deadline is None:
+                        return wanted
+                    return tf.logical_and(wanted, tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline))
 
             def body(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> Any:
-                exists, get = source.next_batch(feed, carried.get("place", first + i), carried.get("rows"))
+                with on_host():
+                    place, step, row_number = carried.get("place", first + i), index + i, tf.cast(i, tf.int32)
+                    moved = _moved(carried)
+                exists, get = source.next_batch(feed, place, carried.get("rows"))
                 if exists is None:
-                    logs, row, carried = self._step(get(), index + i, _moved(carried))
-                    ended, ran = tf.constant(False), 1
+                    logs, row, carried = self._step(get(), step, moved)
                 else:
                     logs, row, carried = tf.cond(
-                        exists, lambda: self._step(get(), index + i, _moved(carried)), lambda: (logs, no_row, carried)
+                        exists, lambda: self._step(get(), step, moved), lambda: (logs, no_row, carried)
                     )
-                    ended, ran = tf.logical_not(exists), tf.cast(exists, tf.int64)
+                with on_host():
+                    ended, ran = (tf.constant(False), 1) if exists is None else (~exists, tf.cast(exists, tf.int64))
+                    i = i + ran
+                    if "place" in carried:  # from here, not by way of the branch, which would bring it to the device
+                        carried = {**carried, "place": tf.where(exists, moved["place"], place)}
                 if self.names:
-                    curve = curve.write(tf.cast(i, tf.int32), row)
-                return i + ran, ended, carried, logs, curve
+                    curve = curve.write(row_number, row)
+                return i, ended, carried, logs, curve
 
-            start = (tf.constant(0, tf.int64), tf.constant(False), carried, no_logs, curve)
+            start = (i, ended, carried, no_logs, curve)
             carried_shapes = {name: spec.shape for name, spec in carried_specs.items()}
             log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
             shapes = (tf.TensorShape([]), tf.TensorShape([]), carried_shapes, log_shapes, tf.TensorShape(None))

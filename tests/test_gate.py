@@ -7,7 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 CODE = """
-from benchmarks import gate, peers
+from benchmarks import gate, peers, workloads
+
+assert peers.NAMES == tuple(workloads.WORKLOADS) and peers.DEFAULT == workloads.DEFAULT  # it has no TensorFlow to ask
 
 before = {"mlp fast": {"median": 4.0, "low": 3.8, "high": 4.4}, "mlp exact": {"median": 3.0, "low": 2.9, "high": 3.1}}
 now = {name: dict(ratio) for name, ratio in before.items()}

@@ -24,6 +24,14 @@ from fitcore.data.workers import Workers
 from fitcore.errors import NoDataError
 
 
+def on_host() -> Any:
+    """Within it ops are put on the host: those that count, and say where a batch begins.
+
+    The host decides what runs next, and would have to wait for a GPU that counts (`python -m benchmarks.placement`).
+    """
+    return tf.device("/device:CPU:0")
+
+
 class Source(Protocol):
     """Where batches come from."""
 
@@ -116,11 +124,11 @@ class ArraySource:
     def open_pass(self, pass_index: int) -> Any:
         if self._opened is None or self._opened[0] != pass_index:
             self._opened = pass_index, self.order.rows(pass_index, self.num_rows, self.batch_size)
-        return self._opened[1], tf.constant(self.batch_size, tf.int64), self._tensors
+        return self._opened[1], tf.constant(self.batch_size, tf.int32), self._tensors  # int32: on the host
 
     def specs(self) -> tuple[Any, Any]:
         tensors = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors]
-        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64), tensors), self.batch_spec(self._static)
+        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32), tensors), self.batch_spec(self._static)
 
     def batch_spec(self, rows: int | None) -> Any:
         """Spec of a batch of that many rows; None: unknown."""
@@ -131,9 +139,15 @@ class ArraySource:
 
         def gather() -> Any:
             if self._static is not None:
-                chosen = tf.slice(order, [place * self._static], [self._static])
+                with on_host():
+                    begin, size = tf.stack([place * self._static]), tf.constant([self._static], tf.int64)
+                chosen = tf.slice(order, begin, size)
             else:
-                chosen = order[place * batch_size : tf.minimum((place + 1) * batch_size, tf.size(order, out_type=tf.int64))]
+                with on_host():
+                    rows = tf.cast(batch_size, tf.int64)
+                    begin = place * rows
+                    end = begin + rows
+                chosen = _between(order, begin, end)
             return self._gathered(tensors, chosen)
 
         return None, gather
@@ -144,7 +158,7 @@ class ArraySource:
         Not by `tf.slice`: XLA would compile anew for each value of what its begin is made of.
         """
         order, batch_size, tensors = feed
-        chosen = tf.gather(order, place * batch_size + tf.range(rows, dtype=tf.int64))
+        chosen = tf.gather(order, place * tf.cast(batch_size, tf.int64) + tf.range(rows, dtype=tf.int64))
         return self._gathered(tensors, chosen)
 
     def ended(self, place: int) -> bool:
@@ -209,11 +223,10 @@ class ResizableSource(ArraySource):
         order, _, tensors = feed
         end = tf.size(order, out_type=tf.int64)
 
-        def gather() -> Any:
-            chosen = order[place : tf.minimum(place + rows, end)]
-            return self._gathered(tensors, chosen)
-
-        return place < end, gather
+        assert rows is not None
+        with on_host():
+            exists, behind = place < end, place + rows
+        return exists, lambda: self._gathered(tensors, _between(order, place, behind))
 
     def ended(self, place: int) -> bool:
         return place >= self.num_rows
@@ -223,6 +236,13 @@ class ResizableSource(ArraySource):
             f"{self.num_rows} rows on the device, batches gathered there, the first of {self.batch_size} rows, "
             f"{self.order.describe()}"
         )
+
+
+def _between(order: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+    """The rows from one place to another, or to the last."""
+    with on_host():
+        begins, ends, strides = tf.stack([begin]), tf.stack([end]), tf.constant([1], tf.int64)
+    return tf.strided_slice(order, begins, ends, strides)
 
 
 def without_optionals(batch: Any) -> Any:

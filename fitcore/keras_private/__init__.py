@@ -26,6 +26,7 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
+from fitcore.keras_private.kernels import op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
@@ -116,6 +117,7 @@ __all__ = [
     "loss_tracker",
     "metrics_or_logs",
     "move_on",
+    "op_definition",
     "op_determinism",
     "optimizer_slots",
     "overrides",
@@ -123,6 +125,7 @@ __all__ = [
     "py_dataset_of",
     "py_dataset_order",
     "pythonify",
+    "registered_kernels",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",

@@ -133,7 +133,7 @@ add(
 def _embedding(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     (d,), ids = deltas, call.inputs
     shape = tuple(call.layer.embeddings.shape)
-    ids = ids if ids.dtype.is_integer else tf.cast(ids, tf.int32)
+    ids = tf.cast(ids, tf.int64)  # of int32 TensorFlow compares on the host
     d = flat_time(d if d.shape.rank > 2 else d[:, None, :], shape[1])
     time = d.shape[1]
     return {"embeddings": Rows(tf.reshape(ids, [-1, time] if time else [tf.shape(d)[0], -1]), d, shape)}
