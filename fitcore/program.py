@@ -256,7 +256,7 @@ class Program:
                     logs, row, carried = self._step(get(), index + i, _moved(carried))
                     ended, ran = tf.constant(False), 1
                 else:
-                    logs, row, carried = tf.cond(
+                    logs, row, carried = source.cond(
                         exists, lambda: self._step(get(), index + i, _moved(carried)), lambda: (logs, no_row, carried)
                     )
                     ended, ran = tf.logical_not(exists), tf.cast(exists, tf.int64)
