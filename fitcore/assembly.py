@@ -83,6 +83,8 @@ def training_step(
         return logs, recorded
 
     run = one if replicas is None else replicas.on_each(one, RECORDERS)
+    if replicas is not None and replicas.several:
+        update = contextlib.nullcontext  # Keras's own sums the gradients
 
     def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
         with under(schedules, parts.optimizer, index), update():

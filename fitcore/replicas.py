@@ -10,6 +10,7 @@ The loop around it is that of fitcore/program.py, in which `Strategy.run` stands
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, overload
 
@@ -31,6 +32,11 @@ class Replicas:
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
+
+    @property
+    def several(self) -> bool:
+        """Whether variables have copies, whose gradients are to be summed, even if here there is but one."""
+        return bool(self.strategy.num_replicas_in_sync > 1) or isinstance(self.strategy, tf.distribute.MirroredStrategy)
 
     def on_each(self, step: ReplicaStep, agreeing: Collection[str] = ()) -> ReplicaStep:
         """The step of one replica as a step of all, of a batch that holds a part for each.
@@ -76,6 +82,30 @@ class Replicas:
         if agree:
             return self.strategy.experimental_local_results(values)[0]
         return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
+
+
+# --- around all replicas --------------------------------------------------------------------------------------------------
+
+
+def while_loop(cond: Any, body: Any, loop_vars: Any, shape_invariants: Any = None) -> Any:
+    """As `tf.while_loop`, one iteration after the other: an op that sums over replicas doesn't tell one iteration from the
+    next, and what doesn't depend on the weights, as the lengths of sparse gradients, would be summed ahead of its time."""
+    return tf.while_loop(cond, body, loop_vars, shape_invariants, parallel_iterations=1)
+
+
+def cond(predicate: tf.Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
+    """As `tf.cond`, by a loop of one iteration or none: of a sum over replicas in a branch of `tf.cond` TensorFlow makes a
+    graph that lacks an input ("You must feed a value for placeholder", seen with 2.21)."""
+    _, result = while_loop(lambda run, _: run, lambda run, _: (tf.constant(False), true_fn()), (predicate, false_fn()))
+    return result
+
+
+def remembers_shapes(graph: tf.Graph) -> bool:
+    """Whether an op in it that gathers from all replicas takes only one shape in a call: sparse gradients need that one, and
+    their size changes with the batch ("Shape mismatch in the collective instance", seen with 2.21)."""
+    definition = graph.as_graph_def()
+    nodes = itertools.chain(definition.node, *(function.node_def for function in definition.library.function))
+    return any(node.op == "CollectiveGatherV2" for node in nodes)
 
 
 # --- inside a replica -----------------------------------------------------------------------------------------------------

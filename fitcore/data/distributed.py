@@ -26,6 +26,8 @@ class ReplicaArraySource(ArraySource):
       strategy: of one process.
     """
 
+    replicated = True
+
     def __init__(self, tensors: Any, batch_size: int, order: Order, strategy: tf.distribute.Strategy) -> None:
         super().__init__(tensors, batch_size, order)
         self._strategy = strategy
@@ -68,16 +70,10 @@ class DistributedSource(DatasetSource):
       strategy: any.
     """
 
-    @staticmethod
-    def cond(predicate: tf.Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
-        """As `tf.cond`, by a loop of one iteration or none: replicas can't sum their gradients in a branch of `tf.cond`, which
-        TensorFlow's partitioning by devices then leaves without an input (seen with 2.21)."""
-        _, result = tf.while_loop(lambda run, _: run, lambda run, _: (tf.constant(False), true_fn()), (predicate, false_fn()))
-        return result
-
     def __init__(self, adapter: Any, strategy: tf.distribute.Strategy) -> None:
         super().__init__(adapter)
         self._strategy = strategy
+        self.replicated = strategy.num_replicas_in_sync > 1
         if not isinstance(self._dataset, tf.distribute.DistributedDataset):
             self._dataset = strategy.experimental_distribute_dataset(self._dataset)
         self.key = ("distributed dataset", id(strategy), repr(self._dataset.element_spec), self.num_batches is None)
@@ -117,7 +113,10 @@ class DistributedSource(DatasetSource):
 
 def _per_replica(part: Callable[[int], Any], strategy: tf.distribute.Strategy) -> Any:
     """A nest whose leaves hold a tensor for each replica, made of a nest for each; None stays None."""
-    parts = [part(replica) for replica in range(strategy.num_replicas_in_sync)]
+    parts = []
+    for replica, device in enumerate(strategy.extended.worker_devices):
+        with tf.device(device):  # where Keras's batches are too: elsewhere last bits may differ
+            parts.append(part(replica))
 
     def joined(*leaves: Any) -> Any:
         if leaves[0] is None:

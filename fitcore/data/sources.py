@@ -27,7 +27,7 @@ class Source(Protocol):
 
     num_batches: int | None  # batches in one pass; None: unknown or endless
     key: Any  # equal keys: one compiled program serves both sources
-    cond: Callable[..., Any]  # `tf.cond`, or what does the same for the step
+    replicated: bool  # whether a batch holds a part for each of several replicas
 
     @property
     def has_state(self) -> bool:
@@ -95,7 +95,7 @@ class ArraySource:
     """
 
     has_state = False
-    cond = staticmethod(tf.cond)
+    replicated = False
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         self.tensors = tensors
@@ -252,7 +252,7 @@ class DatasetSource:
       adapter: Keras's data adapter, which turns the input (dataset, PyDataset, generator, ...) into a `tf.data.Dataset`.
     """
 
-    cond = staticmethod(tf.cond)
+    replicated = False
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
