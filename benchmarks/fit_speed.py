@@ -1,7 +1,7 @@
 """How much faster is `fitcore.fit` than `model.fit`?
 
     python -m benchmarks.fit_speed [--workload=mlp] [--device=cpu] [--rounds=5] [--memory] [--json=FILE]
-                                   [--patched] [--tensorboard] [--bar]
+                                   [--patched] [--tensorboard] [--bar] [--strategy=mirrored]
 
 In each round both train a fresh copy of the same model from the same seed, in turn, first one then the other first:
 
@@ -34,10 +34,12 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks.parity.strategies import mirrored, one_device, two_logical_cpus
 from benchmarks.workloads import WORKLOADS, Workload
 
 BATCH = 32
 FIRST_STEPS = 10
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {"one": one_device, "mirrored": mirrored}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; may be given several times. Default: all.")
@@ -50,6 +52,9 @@ flags.DEFINE_enum("only", None, ["keras", "fitcore"], "Train once with this one 
 flags.DEFINE_bool("patched", False, "Reach fitcore by model.fit under `fitcore.patch_keras()` instead of `fitcore.fit`.")
 flags.DEFINE_bool("tensorboard", False, "Both with Keras's TensorBoard callback at its defaults.")
 flags.DEFINE_bool("bar", False, "Both with the progress bar on, drawn as on a terminal, into nothing.")
+flags.DEFINE_enum(
+    "strategy", "none", ["none", *STRATEGIES], "Both under OneDeviceStrategy, or MirroredStrategy over two logical CPUs."
+)
 
 Fit = Callable[..., Any]
 
@@ -97,7 +102,8 @@ def timed(fit: Fit, model: keras.Model, data: Any) -> float:
 def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarray]]:
     """(seconds of the first call, seconds per step of the later call, final variables) of a fresh model."""
     keras.utils.set_random_seed(1)
-    model = workload.build()
+    with STRATEGIES[FLAGS.strategy]().scope() if FLAGS.strategy != "none" else contextlib.nullcontext():
+        model = workload.build()
     few, many = workload.data(FIRST_STEPS * BATCH), workload.data(workload.steps * BATCH)
     first = timed(fit, model, few)
     timed(fit, model, few)  # settles what a second call still sets up
@@ -137,7 +143,14 @@ def peak_memory(name: str) -> dict[str, float]:
     """Peak resident memory in MB of a process that trains with Keras, and of one that trains with fitcore."""
     peaks = {}
     for which in FITS:
-        command = [sys.executable, "-m", "benchmarks.fit_speed", f"--workload={name}", f"--only={which}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.fit_speed",
+            f"--workload={name}",
+            f"--only={which}",
+            f"--strategy={FLAGS.strategy}",
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[f"{which}_peak_mb"] = float(output.split()[-1])
     return peaks | {"memory_ratio": peaks["fitcore_peak_mb"] / peaks["keras_peak_mb"]}
@@ -151,6 +164,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--device=gpu, but TensorFlow sees no GPU here.")
     if FLAGS.device == "cpu":
         tf.config.set_visible_devices([], "GPU")
+    if FLAGS.strategy == "mirrored":
+        two_logical_cpus()
     if FLAGS.only:
         for name in names:
             one_round(WORKLOADS[name], FITS[FLAGS.only])

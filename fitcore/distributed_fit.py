@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.arguments import changes_batch_size
 from fitcore.data import ArraySource, Source
 from fitcore.engine import Engine
@@ -33,9 +35,26 @@ def check_strategy(
     Raises:
       ValueError: names the argument.
     """
+    if not engine.is_compiled and is_in_scope(engine.model):
+        raise ValueError(
+            "`model`: an Engine of explicit parts trains without a tf.distribute strategy. Received: one under one"
+        )
     for reason in _reasons(engine, given, source, noise, record or {}):
         strategy = engine.strategy
         raise ValueError(f"{reason}, under a {type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas.")
+
+
+def is_in_scope(model: Any) -> bool:
+    """Whether a model, or a layer, belongs to a strategy."""
+    own = keras_private.strategy_of(model) if keras_private.is_trainer(model) else None
+    return own is not None or tf.distribute.has_strategy()
+
+
+def why_not_saved(model: Any, x: Any, validation_data: Any) -> str | None:
+    """Why a fit of this model on these data can't have a checkpoint, for those who would give it one unasked; else None."""
+    if not is_in_scope(model) or keras_private.are_arrays((x, *(validation_data or ()))):
+        return None
+    return "under a tf.distribute strategy a checkpoint needs arrays, for validation too"
 
 
 def _reasons(
@@ -49,6 +68,8 @@ def _reasons(
         yield "`batch_size` can't change from step to step"
     if given["checkpoint"] is not None and not isinstance(source, ArraySource):
         yield "`checkpoint` needs dense arrays for `x`: a strategy's own dataset can't be gone on from"
+    if given["checkpoint"] is not None and not keras_private.are_arrays(given["validation_data"] or ()):
+        yield "`checkpoint` needs arrays for `validation_data`: a strategy's own dataset can't be gone on from"
     if engine.strategy.num_replicas_in_sync == 1:
         return
     optimizer = engine.parts.optimizer

@@ -203,6 +203,14 @@ class Descent:
         pass
 
 
+def test_an_engine_of_parts_is_refused_under_a_strategy() -> None:
+    x, y = data()
+    model = under(mirrored())
+    engine = fitcore.Engine(model, optimizer=keras.optimizers.SGD(), loss=keras.losses.MeanSquaredError())
+    with pytest.raises(ValueError, match=r"trains without a tf\.distribute strategy"):
+        fitcore.fit(engine, x, y, verbose=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -211,6 +219,10 @@ class Descent:
         ({"noise": True}, "`noise` can't be measured"),
         ({"hooks": [fitcore.TensorBoard(tempfile.mkdtemp(), histograms=2)]}, "`hooks` hold a fitcore.TensorBoard"),
         ({"x": dataset(), "y": None, "checkpoint": fitcore.Checkpoint(tempfile.mkdtemp())}, "`checkpoint` needs dense arrays"),
+        (
+            {"validation_data": dataset(), "checkpoint": fitcore.Checkpoint(tempfile.mkdtemp())},
+            "`checkpoint` needs arrays for `validation_data`",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_before_anything_is_done(arguments: dict[str, Any], says: str) -> None:
