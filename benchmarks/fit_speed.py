@@ -1,7 +1,7 @@
 """How much faster is `fitcore.fit` than `model.fit`?
 
     python -m benchmarks.fit_speed [--workload=mlp] [--device=cpu] [--rounds=5] [--memory] [--json=FILE]
-                                   [--patched] [--tensorboard] [--bar]
+                                   [--patched] [--tensorboard] [--bar] [--strategy=mirrored]
 
 In each round both train a fresh copy of the same model from the same seed, in turn, first one then the other first:
 
@@ -35,9 +35,11 @@ from absl import app, flags
 
 import fitcore
 from benchmarks import device
+from benchmarks.parity.strategies import mirrored, one_device, two_logical_cpus
 from benchmarks.workloads import DEFAULT, WORKLOADS, Workload
 
 FIRST_STEPS = 10
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {"one": one_device, "mirrored": mirrored}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; several may be given. Default: six small ones.")
@@ -50,6 +52,9 @@ flags.DEFINE_enum("only", None, ["keras", "fitcore"], "Train once with this one 
 flags.DEFINE_bool("patched", False, "Reach fitcore by model.fit under `fitcore.patch_keras()` instead of `fitcore.fit`.")
 flags.DEFINE_bool("tensorboard", False, "Both with Keras's TensorBoard callback at its defaults.")
 flags.DEFINE_bool("bar", False, "Both with the progress bar on, drawn as on a terminal, into nothing.")
+flags.DEFINE_enum(
+    "strategy", "none", ["none", *STRATEGIES], "Both under OneDeviceStrategy, or MirroredStrategy over two logical CPUs."
+)
 
 Fit = Callable[..., Any]
 
@@ -97,7 +102,8 @@ def timed(fit: Fit, model: keras.Model, data: Any, batch: int) -> float:
 def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarray]]:
     """(seconds of the first call, seconds per step of the later call, final variables) of a fresh model."""
     keras.utils.set_random_seed(1)
-    model = workload.build()
+    with STRATEGIES[FLAGS.strategy]().scope() if FLAGS.strategy != "none" else contextlib.nullcontext():
+        model = workload.build()
     batch = workload.batch
     few, many = workload.data(FIRST_STEPS * batch), workload.data(workload.steps * batch)
     first = timed(fit, model, few, batch)
@@ -145,6 +151,7 @@ def peak_memory(name: str) -> dict[str, float]:
             f"--workload={name}",
             f"--only={which}",
             f"--device={FLAGS.device}",
+            f"--strategy={FLAGS.strategy}",
         ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[f"{which}_peak_mb"] = float(output.split()[-1])
@@ -156,6 +163,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     names = FLAGS.workload or DEFAULT
     device.use()
+    if FLAGS.strategy == "mirrored":
+        two_logical_cpus()
     if FLAGS.only:
         for name in names:
             one_round(WORKLOADS[name], FITS[FLAGS.only])

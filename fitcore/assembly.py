@@ -17,8 +17,19 @@ import tensorflow as tf
 from fitcore.hooks import SETTINGS, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
 from fitcore.program import Carried, StepFunction
+from fitcore.replicas import Replicas
 from fitcore.schedules.hyperparameters import Schedules, under
-from fitcore.step import RECORDERS, Parts, Recorder, check_logs, metric_results, rows_of, set_learning_rate, train_step
+from fitcore.step import (
+    RECORDERS,
+    Parts,
+    Recorder,
+    check_logs,
+    metric_results,
+    rows_of,
+    set_learning_rate,
+    test_step,
+    train_step,
+)
 
 
 def training_step(
@@ -31,6 +42,7 @@ def training_step(
     rules: Rules | None,
     schedules: Schedules,
     update: Callable[[], contextlib.AbstractContextManager[None]],
+    replicas: Replicas | None,
 ) -> StepFunction:
     """The step function of a training program.
 
@@ -43,6 +55,7 @@ def training_step(
       rules: decide after each step.
       schedules: of the step alone, by hyperparameter.
       update: the context in which the optimizer's update is traced.
+      replicas: those that the step is run on; None: one device, without a strategy.
     """
     measuring, name_for_optimizer = dict(probes), None
     if for_optimizer is not None:  # its own, unless the fit records the very same
@@ -53,13 +66,12 @@ def training_step(
     from_logs = [name for name, recorder in recorders.items() if recorder is None]
     needs = set() if rules is None else {name for rule in rules.rules for name in rule.needs}
 
-    def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
+    def one(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
         recorded: dict[str, Any] = {}
-        with under(schedules, parts.optimizer, index), update():
-            if own_step is not None:
-                logs = check_logs(own_step(batch), "train_step")
-            else:
-                logs, recorded = train_step(parts, batch, index, computed, measuring, name_for_optimizer)
+        if own_step is not None:
+            logs = check_logs(own_step(batch), "train_step")
+        else:
+            logs, recorded = train_step(parts, batch, index, computed, measuring, name_for_optimizer)
         if from_logs:
             values = metric_results(parts.metrics()) if logs is None else logs
             unknown = sorted(set(from_logs) - set(values))
@@ -68,16 +80,36 @@ def training_step(
                     f"`record` names {unknown}, but there are only {sorted(RECORDERS)} and the logs {sorted(values)}."
                 )
             recorded = recorded | {name: values[name] for name in from_logs}
+        return logs, recorded
+
+    run = one if replicas is None else replicas.on_each(one, RECORDERS)
+    if replicas is not None and replicas.several:
+        update = contextlib.nullcontext  # Keras's own sums the gradients
+
+    def step(batch: Any, index: tf.Tensor, carried: Carried) -> tuple[Any, dict[str, Any], Carried]:
+        with under(schedules, parts.optimizer, index), update():
+            logs, recorded = run(batch, index)
         if rules is not None:
             values = {name: tf.cast(recorded[name], tf.float64) for name in recorded if name in needs}
             for name, probe in probes.items():
                 values |= probe.totals(recorded[name])
-            seen = StepSeen(index, tf.cast(rows_of(batch), tf.float64), values)
+            rows = rows_of(batch) if replicas is None else replicas.sum(rows_of, batch)
+            seen = StepSeen(index, tf.cast(rows, tf.float64), values)
             state, stopped_by, settings = rules.after_step(carried["state"], seen)
             carried = {**carried, "state": state, "stopped_by": stopped_by} | _set(parts.optimizer, settings)
         return logs, recorded, carried
 
     return step
+
+
+def evaluation_step(parts: Parts, own_step: Callable[[Any], Any] | None, replicas: Replicas | None) -> StepFunction:
+    """The step function of an evaluating program. Arguments as above."""
+
+    def one(batch: Any, index: tf.Tensor) -> tuple[Any, dict[str, Any]]:
+        return (test_step(parts, batch) if own_step is None else check_logs(own_step(batch), "test_step")), {}
+
+    run = one if replicas is None else replicas.on_each(one)
+    return lambda batch, index, carried: (*run(batch, index), carried)
 
 
 def check_rules(rules: Rules | None, recorders: Mapping[str, Recorder | None]) -> None:
@@ -98,6 +130,19 @@ def check_rules(rules: Rules | None, recorders: Mapping[str, Recorder | None]) -
             raise ValueError(f"{rule!r} reads {sorted(set(rule.needs) - known)}; what this run records is {sorted(known)}.")
         if not set(rule.changes) <= set(SETTINGS):
             raise ValueError(f"{rule!r} changes {rule.changes!r}; what a rule may change is {SETTINGS!r}.")
+
+
+def check_noise(optimizer: Any, own_step: bool, run_eagerly: bool) -> None:
+    """Refuse an optimizer that needs the gradient noise where it can't be measured.
+
+    Raises:
+      ValueError: the model has a step of its own, or steps run op by op.
+    """
+    if getattr(optimizer, "noise", None) is not None and (own_step or run_eagerly):
+        raise ValueError(
+            f"{type(optimizer).__name__} needs the gradient noise, which is measured inside fitcore's own compiled step. "
+            f"Received: {'run_eagerly=True' if run_eagerly else 'a model with a train_step of its own'}"
+        )
 
 
 def _set(optimizer: Any, settings: Mapping[str, Any]) -> dict[str, tf.Tensor]:

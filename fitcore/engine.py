@@ -21,13 +21,14 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.assembly import check_rules, training_step
+from fitcore.assembly import check_noise, check_rules, evaluation_step, training_step
 from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import fused
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
+from fitcore.replicas import Replicas, components
 from fitcore.schedules import EachEpoch
 from fitcore.schedules.functions import takes_base
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
@@ -36,11 +37,9 @@ from fitcore.step import (
     Optimizer,
     Parts,
     Recorder,
-    check_logs,
     check_optimizer,
     metric_results,
     set_learning_rate,
-    test_step,
 )
 
 
@@ -91,6 +90,8 @@ class Engine:
             engine = cls.__new__(cls)
             engine._set_up(model, compiled_parts(model), jit_compile=model.jit_compile, run_eagerly=model.run_eagerly)
             engine._compilation = _compilation(model)
+            strategy = keras_private.strategy_of(model)
+            engine.replicas = None if strategy is None else Replicas(strategy)
             if keras_private.overrides(model, "train_step"):
                 engine._own_train_step = model.train_step
             if keras_private.overrides(model, "test_step"):
@@ -105,6 +106,7 @@ class Engine:
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
         self.numerics = "exact"
+        self.replicas: Replicas | None = None  # of the strategy that the model belongs to
         self.by_xla = False  # whether training programs are made of XLA blocks
         self.plans: dict[Any, str] = {}  # what was chosen for the programs so far: see plans.py
         self._compilation: Any = None
@@ -256,7 +258,7 @@ class Engine:
     @contextlib.contextmanager
     def metrics_kept(self) -> Iterator[None]:
         """Put the running metrics back as they were: for an evaluation in the middle of an epoch."""
-        variables = [variable for metric in self.parts.metrics() for variable in metric.variables]
+        variables = [each for metric in self.parts.metrics() for variable in metric.variables for each in components(variable)]
         before = [variable.numpy() for variable in variables]
         try:
             yield
@@ -287,7 +289,7 @@ class Engine:
         """
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
-        self._check_noise_of_optimizer()
+        check_noise(self.parts.optimizer, self.has_own_step, self.run_eagerly)
         recorders = self.recorders(record)
         check_rules(rules, recorders)
         key = ("train", tuple(recorders.items()), rules, self.numerics, self.by_xla, tuple(sorted(self.schedules.items())))
@@ -300,13 +302,14 @@ class Engine:
     def test_program(self) -> Program:
         """The program that evaluates."""
         if "test" not in self._programs:
-            own = self._own_test_step
-
-            def step(batch: Any) -> Any:
-                return test_step(self.parts, batch) if own is None else check_logs(own(batch), "test_step")
-
-            self._programs["test"] = self._program("test", lambda batch, index, carried: (step(batch), {}, carried), ())
+            step = evaluation_step(self.parts, self._own_test_step, self.replicas)
+            self._programs["test"] = self._program("test", step, ())
         return self._programs["test"]
+
+    @property
+    def strategy(self) -> Any:
+        """The `tf.distribute` strategy that the model belongs to, or None."""
+        return None if self.replicas is None else self.replicas.strategy
 
     @property
     def traces(self) -> int:
@@ -336,9 +339,10 @@ class Engine:
         return self._own_train_step is not None
 
     def _program(self, kind: str, step: Any, names: tuple[str, ...], by_xla: bool = False) -> Program:
+        results = self.model.get_metrics_result if self.is_compiled else lambda: metric_results(self.parts.metrics())
         return Program(
             step,
-            self.model.get_metrics_result if self.is_compiled else lambda: metric_results(self.parts.metrics()),
+            results if self.replicas is None else self.replicas.results(results),
             names,
             self._traced[kind],
             jit_compile=self.jit_compile,
@@ -364,14 +368,7 @@ class Engine:
                 jit_compile=self.jit_compile or self.by_xla,
                 run_eagerly=self.run_eagerly,
             ),
-        )
-
-    def _check_noise_of_optimizer(self) -> None:
-        if getattr(self.parts.optimizer, "noise", None) is None or not (self.has_own_step or self.run_eagerly):
-            return
-        raise ValueError(
-            f"{type(self.parts.optimizer).__name__} needs the gradient noise, which is measured inside fitcore's own compiled "
-            f"step. Received: {'run_eagerly=True' if self.run_eagerly else 'a model with a train_step of its own'}"
+            replicas=self.replicas,
         )
 
     def probe(self, noise: GradientNoise) -> Probe:
@@ -413,4 +410,5 @@ def _carried(stream: Stream, rules: Rules | None = None, state: Any = None) -> C
 
 def _compilation(model: keras.Model) -> tuple[Any, ...]:
     """What tells one `compile` of a model from the next: each makes a loss tracker of its own."""
-    return (keras_private.loss_tracker(model), model.optimizer, model.jit_compile, model.run_eagerly)
+    strategy = keras_private.strategy_of(model)
+    return (keras_private.loss_tracker(model), model.optimizer, model.jit_compile, model.run_eagerly, strategy)

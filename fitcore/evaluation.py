@@ -12,7 +12,7 @@ from fitcore import keras_private
 from fitcore.arguments import capped, check_callbacks, check_count, shows_bar
 from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks
 from fitcore.data import Stream, make_source
-from fitcore.data.sources import source_of
+from fitcore.data.making import source_of
 from fitcore.engine import Engine
 from fitcore.supported import check_model
 
@@ -47,7 +47,9 @@ def evaluate(
     check_count("batch_size", batch_size, optional=True)
     check_count("steps", steps, optional=True)
     steps = capped(steps)
-    source = make_source(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
+    source = make_source(
+        x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False, strategy=engine.strategy
+    )
     return _evaluated(engine, target, Stream(source, steps, engine.steps_per_execution), verbose, callbacks, return_dict)
 
 
@@ -61,7 +63,8 @@ def evaluate_cached(model: keras.Model, verbose: str | int = "auto", callbacks: 
     """What `evaluate(..., _use_cached_eval_dataset=True)` is inside a fit of fitcore's: its validation data, read on."""
     engine = Engine.of_compiled(model)
     iterator = engine.validation
-    stream = Stream(source_of(iterator.data_adapter), iterator.steps_per_epoch, engine.steps_per_execution)
+    source = source_of(iterator.data_adapter, strategy=engine.strategy)
+    stream = Stream(source, iterator.steps_per_epoch, engine.steps_per_execution)
     return _evaluated(engine, model, stream, verbose, callbacks, return_dict)
 
 
@@ -82,6 +85,8 @@ def evaluate_pass(engine: Engine, stream: Stream, callbacks: keras.callbacks.Cal
     """Evaluate on a whole pass: `keras.Model.evaluate`, its steps grouped. Returns the logs as Python floats."""
     watching = batch_callbacks(callbacks.callbacks, "test")
     watched = not all(map(keras_private.idle_between_epochs, watching))
+    if engine.replicas is not None:
+        engine.replicas.build(engine.model, stream.source)
     stream.reset()
     target.stop_evaluating = False
     callbacks.on_test_begin()

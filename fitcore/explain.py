@@ -58,5 +58,7 @@ def _data(engine: Engine, given: dict[str, Any]) -> tuple[str, Stream | None]:
         x, y, sample_weight = parts[0]
     names = ("batch_size", "steps_per_epoch", "shuffle", "class_weight")
     resizable = changes_batch_size(given["hooks"])
-    source = make_source(x, y, sample_weight, **{name: given[name] for name in names}, resizable=resizable)
+    source = make_source(
+        x, y, sample_weight, **{name: given[name] for name in names}, resizable=resizable, strategy=engine.strategy
+    )
     return source.describe(), Stream(source, given["steps_per_epoch"], engine.steps_per_execution)

@@ -27,6 +27,7 @@ from fitcore.checkpoint import Checkpoint, Saver
 from fitcore.checkpoint.fingerprint import of_fit as fingerprint_of
 from fitcore.data import Stream, make_source
 from fitcore.description import describe
+from fitcore.distributed_fit import check_strategy
 from fitcore.engine import Engine
 from fitcore.hooks import Fit, Hook
 from fitcore.hooks.noise_events import NoiseEvents
@@ -151,9 +152,12 @@ def fit(
         shuffle=shuffle,
         class_weight=class_weight,
         resizable=changes_batch_size(hooks),
+        strategy=engine.strategy,
     )
     each = engine.steps_per_execution
     stream = Stream(source, steps_per_epoch, each, first_pass=initial_epoch)
+    if engine.replicas is not None:
+        engine.replicas.build(engine.model, source)
     stream.reset()
 
     if isinstance(schedules.get("learning_rate"), EachEpoch):
@@ -177,6 +181,7 @@ def fit(
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
         hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
+    check_strategy(engine, {**given, "hooks": hooks}, source, measured, record)
     asked, hooks = hooks, with_brought(hooks, callbacks.callbacks)
     about = Fit(
         epochs=epochs,

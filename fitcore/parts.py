@@ -69,7 +69,7 @@ def compiled_parts(model: keras.Model) -> Parts:
     return Parts(
         forward=_forward(model, with_training, model.jit_compile),
         loss=loss,
-        track_loss=lambda value, rows: tracker.update_state(value, sample_weight=rows),
+        track_loss=lambda value, rows: tracker.update_state(keras_private.unscaled_loss(value), sample_weight=rows),
         update_metrics=update_metrics,
         metrics=lambda: model.metrics,
         trainable=lambda: model.trainable_weights,

@@ -22,6 +22,7 @@ import keras
 
 from fitcore import keras_private
 from fitcore.checkpoint import Checkpoint
+from fitcore.distributed_fit import why_not_saved
 from fitcore.evaluation import evaluate, evaluate_cached, is_validating
 from fitcore.fitting import fit
 from fitcore.hooks import Hook
@@ -92,7 +93,8 @@ class Patch:
             return _ROUTES[method](model, **arguments)
         noise = self._noise(model) if self._noise else None
         hooks = self._hooks(model) if self._hooks else ()
-        with self._checkpoint(model, None) as checkpoint:
+        unsaved = why_not_saved(model, arguments.get("x"), arguments.get("validation_data"))
+        with self._checkpoint(model, unsaved) as checkpoint:
             history = fit(model, **arguments, hooks=hooks, noise=noise or False, checkpoint=checkpoint)
         self.steps += history.account["steps"]
         self.seconds += history.account["seconds"]
@@ -116,7 +118,7 @@ def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None, checkpoi
     Args:
       hooks: called with the model before each fit; returns fitcore hooks for it.
       noise: called with the model before each fit; returns how to measure its gradient noise, or None.
-      checkpoint: called with the model, and why Keras has to run it or None, before each fit; returns a context manager for
+      checkpoint: called with the model, and why it can't be saved or None, before each fit; returns a context manager for
         the fit, which gives its checkpoint or None. `fitcore.checkpoint.Calls` has one.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fitcore import blocks, keras_private
+from fitcore import blocks, keras_private, replicas
 from fitcore.data.sources import ArraySource, Source, on_host, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
@@ -96,6 +96,7 @@ class Program:
         self._by_xla = by_xla
         self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
+        self._by_ones: set[Any] = set()  # keys of those that can't make several steps in a call
         self._step_graphs: dict[Any, tf.Graph] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
 
@@ -135,6 +136,8 @@ class Program:
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
         call = self._call_for(source, carried)
+        if self._key(source) in self._by_ones:
+            steps = 1
         if keras_private.op_determinism() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
         started = time.perf_counter()
@@ -189,7 +192,9 @@ class Program:
     def _call_for(self, source: Source, carried: Carried) -> Any:
         key = self._key(source)
         if key not in self._compiled:
-            self._compiled[key] = self._trace(source, _specs(carried))
+            self._compiled[key] = call = self._trace(source, _specs(carried))
+            if source.replicated and replicas.remembers_shapes(call.graph):
+                self._by_ones.add(key)
         return self._compiled[key]
 
     def is_traced(self, source: Source) -> bool:
@@ -220,7 +225,7 @@ class Program:
         with contextlib.suppress(tf.errors.OutOfRangeError):
             call(feed, _int64(index), carried)
 
-    def _trace(self, source: Source, carried_specs: dict[str, tf.TensorSpec]) -> Callable[..., Any]:
+    def _trace(self, source: Source, carried_specs: dict[str, tf.TensorSpec]) -> Any:
         what = f"on {self._key(source)!r}, recording {', '.join(self.names) or 'nothing'}"
         if self.max_traces is not None and len(self.traced) >= self.max_traces:
             known = "".join(f"\n  {program}" for program in self.traced)
@@ -235,6 +240,7 @@ class Program:
             return call
         self.traced.append(what)
         feed_spec, batch_spec = source.specs()
+        while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
             with on_host():  # what is counted there stays there, all the way round the loop
@@ -268,9 +274,7 @@ class Program:
                 if exists is None:
                     logs, row, carried = self._step(get(), step, moved)
                 else:
-                    logs, row, carried = tf.cond(
-                        exists, lambda: self._step(get(), step, moved), lambda: (logs, no_row, carried)
-                    )
+                    logs, row, carried = cond(exists, lambda: self._step(get(), step, moved), lambda: (logs, no_row, carried))
                 with on_host():
                     ended, ran = (tf.constant(False), 1) if exists is None else (~exists, tf.cast(exists, tf.int64))
                     i = i + ran
@@ -284,7 +288,7 @@ class Program:
             carried_shapes = {name: spec.shape for name, spec in carried_specs.items()}
             log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
             shapes = (tf.TensorShape([]), tf.TensorShape([]), carried_shapes, log_shapes, tf.TensorShape(None))
-            ran, ended, carried, logs, curve = tf.while_loop(more, body, start, shape_invariants=shapes)
+            ran, ended, carried, logs, curve = while_loop(more, body, start, shape_invariants=shapes)
             return ran, ended, logs or self._results(), curve.stack() if self.names else no_row, carried
 
         return tf.function(loop, autograph=False).get_concrete_function(

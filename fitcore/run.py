@@ -19,6 +19,7 @@ from fitcore.data import Stream
 from fitcore.engine import Engine
 from fitcore.hooks import Fit, Hook, LoopRule, Rules, StoppingRule, View, name_of
 from fitcore.program import Chunk
+from fitcore.replicas import components
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,10 @@ class Run:
         )
 
     def variables(self) -> Iterator[tuple[str, Any]]:
-        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics."""
+        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics.
+
+        Under a strategy a variable may have a copy on each replica, each with a name of its own.
+        """
         model, optimizer = self.engine.model, self.engine.parts.optimizer
         groups = {
             "model": model.variables,
@@ -205,7 +209,9 @@ class Run:
             for i, variable in enumerate(variables):
                 if id(variable) not in known:
                     known.add(id(variable))
-                    yield f"{group}/{i}/{getattr(variable, 'path', variable.name)}", variable
+                    for replica, each in enumerate(components(variable)):
+                        of_replica = f" of replica {replica}" * (replica > 0)
+                        yield f"{group}/{i}/{getattr(variable, 'path', variable.name)}{of_replica}", each
 
     def host_state(self) -> dict[str, Any]:
         """All state on the host but the curve and what callbacks hold, as plain values and arrays."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from fitcore import replicas
 from fitcore.errors import ModelError
 from fitcore.optimizers.measured import measured
 
@@ -219,7 +220,10 @@ def train_step(
 
     watched = [apart(gradient) for gradient in gradients]
     deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
-    seen = Observation(step, x, y, sample_weight, y_pred, loss, watched, variables, optimizer)
+    whole: tuple[Any, Sequence[Any]] = loss, watched  # of all replicas together
+    if replicas.several():
+        whole = replicas.total(apart(loss)), replicas.Totals(watched)
+    seen = Observation(step, x, y, sample_weight, y_pred, *whole, variables, optimizer)
     recorded: dict[str, Any] = {}
     for name, recorder in recorders.items():
         value = recorder(seen)

@@ -9,6 +9,8 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.errors import ModelError
 
+_STRATEGIES = (tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy)
+
 
 def check_model(model: Any, method: str, *data: Any) -> None:
     """Refuse what can't be trained, before anything is done. Arguments as for `why_not`.
@@ -39,11 +41,12 @@ def why_not(model: Any, method: str, *data: Any) -> str | None:
         return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
     if keras_private.has_own_function(model, function):
         return f"its {function} was replaced, and with it the loop that fitcore would run."
-    if keras_private.is_distributed(model):
-        kind = type(model.distribute_strategy).__name__
-        return f"it belongs to a tf.distribute strategy, {kind}; fitcore trains on one device, without one."
-    if any(isinstance(given, tf.distribute.DistributedDataset) for given in data):
-        return "its data are a tf.distribute.DistributedDataset; fitcore trains on one device."
+    strategy = keras_private.strategy_of(model)
+    if strategy is not None and not isinstance(strategy, _STRATEGIES):
+        kinds = ", ".join(kind.__name__ for kind in _STRATEGIES)
+        return f"it belongs to a tf.distribute strategy, {type(strategy).__name__}; fitcore trains under {kinds} or none."
+    if strategy is None and any(isinstance(given, tf.distribute.DistributedDataset) for given in data):
+        return "its data are a tf.distribute.DistributedDataset, and it belongs to no strategy."
     if training and model.compiled and model.optimizer is None and not keras_private.overrides(model, "train_step"):
         return "it was compiled without an optimizer. Give `optimizer=` to `compile()`."
     return None

@@ -56,7 +56,7 @@ class Validation:
 
     def _read(self) -> Stream:
         try:
-            source = make_source(**self._data, steps_per_epoch=self._steps, shuffle=False)
+            source = make_source(**self._data, steps_per_epoch=self._steps, shuffle=False, strategy=self._engine.strategy)
         except (TypeError, ValueError) as error:
             kind = type(error)
             if kind not in (TypeError, ValueError, NoDataError):

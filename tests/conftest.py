@@ -17,10 +17,13 @@ from absl import app
 from absl.testing import flagsaver
 from tensorflow.python.framework.config import disable_op_determinism
 
+from benchmarks.parity.strategies import two_logical_cpus
 from fitcore.command_line import launch
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+two_logical_cpus()  # the first of them is what tests without a strategy train on
 
 app.define_help_flags()  # here, because flagsaver would take away what is defined under it
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "keras_private", "command_line.registry"],
     ["data", "noise"],
-    ["optimizers", "blocks"],
+    ["optimizers", "blocks", "replicas"],
     ["step", "program"],
     ["hooks", "parts"],
     ["schedules"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["checkpoint", "on_batch"],
     ["plans", "loop"],
     ["arguments"],
-    ["description", "evaluation"],
+    ["description", "distributed_fit", "evaluation"],
     ["validation"],
     ["fitting"],
     ["explain", "patch"],

@@ -286,18 +286,22 @@ def test_hooks_for_every_fit() -> None:
     assert given == [5]
 
 
-def test_tf_distribute_is_left_to_keras() -> None:
+def test_strategies_that_are_left_to_keras() -> None:
     x, y = data()
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         model = linear()
+    with tf.distribute.experimental.CentralStorageStrategy().scope():
+        central = linear()
     plain = linear()
     distributed = strategy.experimental_distribute_dataset(dataset())
     with fitcore.patch_keras() as patch:
-        with pytest.warns(UserWarning, match="OneDeviceStrategy"):
-            model.fit(x, y, verbose=0)
+        model.fit(x, y, verbose=0)
+        assert not patch.fallbacks
+        with pytest.warns(UserWarning, match="CentralStorageStrategy"):
+            central.fit(x, y, verbose=0)
         with pytest.warns(UserWarning, match="DistributedDataset"):
             plain.fit(distributed, verbose=0)
         plain.fit(x, y, validation_data=distributed, verbose=0)
     assert list(patch.fallbacks.values()) == [1, 2]
-    assert not patch.calls
+    assert patch.calls == {"fit": 1}

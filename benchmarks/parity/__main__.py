@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks.parity import CASES, Row, compare
+from benchmarks.parity import CASES, Row, compare, strategies
 from benchmarks.parity.comparison import NOT_DETERMINISTIC
 
 
@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     if flags.FLAGS.json and not flags.FLAGS.repeat:
         raise app.UsageError("--json is for PARITY.md, which says that Keras repeats itself: leave out --norepeat")
+    strategies.two_logical_cpus()
     names = flags.FLAGS.case or list(CASES)
     where = device()
     if flags.FLAGS.op_determinism:

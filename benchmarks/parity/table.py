@@ -48,11 +48,29 @@ TAIL = """
 `fitcore.fit` refuses these with the reason; under `fitcore.patch_keras()` and `python -m fitcore` Keras's own fit runs them,
 with a warning, counted (`patch.fallbacks`). They are therefore the same by construction and have no row.
 
-- A model under a `tf.distribute` strategy, or data that are a `tf.distribute.DistributedDataset`: fitcore trains on one device.
+- A model under a `tf.distribute` strategy other than OneDeviceStrategy and MirroredStrategy; data that are a
+  `tf.distribute.DistributedDataset` for a model under none.
 - A model class that overrides `make_train_function` or `make_test_function`, or a model whose `train_function` or
   `test_function` was replaced: it brings the loop that fitcore would run.
 - A model compiled without an optimizer and without a `train_step` of its own: Keras's error is the result.
 - `predict` and `predict_on_batch`: fitcore leaves them alone.
+
+## What Keras can't do under a strategy
+Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy of two replicas; where nothing else is said
+`fitcore.fit` ends in the same error.
+
+- A first batch that can't be cut into equal parts: InvalidArgumentError, "Inputs to operation AddN of type AddN must have the
+  same size and shape". fitcore trains.
+- `steps_per_execution` above 1: InvalidArgumentError, "You must feed a value for placeholder tensor". fitcore trains.
+- `gradient_accumulation_steps`, `use_ema` with `ema_overwrite_frequency`: RuntimeError, "Exception encountered when calling
+  Cond.call()".
+- SparseTensors and RaggedTensors as data: AttributeError, "object has no attribute 'device'".
+- A stateful RNN: ValueError, "Exception encountered when calling GRU.call()": a part of a batch is smaller than the batch.
+- `jit_compile=True`: InvalidArgumentError.
+- A second MirroredStrategy over the same devices in one process: InvalidArgumentError, "Shape mismatch in the collective
+  instance", where the shapes of gradients differ from the first one's.
+- MultiWorkerMirroredStrategy, two processes: ValueError, "Attempt to convert a value (PerReplica...) with an unsupported type",
+  before the first step of any fit on (x, y).
 
 ## What can't be compared
 - Training without a global seed, with `shuffle=True` or dropout: Keras doesn't repeat itself.

@@ -6,8 +6,9 @@ workers.py  a PyDataset's worker processes
 stream.py   the place in the data: which pass, which batch of it, what is left of the epoch
 """
 
+from fitcore.data.making import make_source
 from fitcore.data.order import KerasOrder, Order, Reshuffle
-from fitcore.data.sources import ArraySource, DatasetSource, Source, make_source
+from fitcore.data.sources import ArraySource, DatasetSource, Source
 from fitcore.data.stream import Stream
 
 __all__ = ["ArraySource", "DatasetSource", "KerasOrder", "Order", "Reshuffle", "Source", "Stream", "make_source"]

@@ -18,10 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.data.memory import copied
-from fitcore.data.order import KerasOrder, Order, Reshuffle
+from fitcore.data.order import Order
 from fitcore.data.workers import Workers
-from fitcore.errors import NoDataError
 
 
 def on_host() -> Any:
@@ -38,6 +36,7 @@ class Source(Protocol):
     num_batches: int | None  # batches in one pass; None: unknown or endless
     draws_when_opened: bool  # whether what comes later depends on how often a pass has been opened
     key: Any  # equal keys: one compiled program serves both sources
+    replicated: bool  # whether a batch holds a part for each of several replicas
 
     @property
     def has_state(self) -> bool:
@@ -105,6 +104,7 @@ class ArraySource:
     """
 
     has_state = draws_when_opened = False
+    replicated = False
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         self.tensors = tensors
@@ -274,13 +274,14 @@ class DatasetSource:
     """
 
     draws_when_opened = True
+    replicated = False
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
         keras_private.use_pool(adapter, Workers)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
-        self.key = ("dataset", repr(self._dataset.element_spec))
+        self.key: Any = ("dataset", repr(self._dataset.element_spec))
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
         self._py_dataset = keras_private.py_dataset_of(adapter)
         self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
@@ -369,67 +370,6 @@ class DatasetSource:
         return f"{type(self._adapter).__name__.removesuffix('Adapter')} {size}, in its own order"
 
 
-def make_source(
-    x: Any = None,
-    y: Any = None,
-    sample_weight: Any = None,
-    *,
-    batch_size: int | None = None,
-    steps_per_epoch: int | None = None,
-    shuffle: bool | str | Reshuffle = False,
-    class_weight: dict[int, float] | None = None,
-    resizable: bool = False,
-) -> Source:
-    """The source for fit's data arguments, read and checked by Keras's own data adapters.
-
-    Args:
-      x, y ... class_weight: as in fit; `shuffle` may be a `Reshuffle`.
-      resizable: let the batch size change in mid-run; it begins at `batch_size`.
-
-    Raises:
-      ValueError: as Keras does, for data without a single row, and if a change of the batch size or an order of fitcore's is
-        asked for of an input that has batches or an order of its own.
-    """
-    if x is None:
-        raise NoDataError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
-    own_order = shuffle if isinstance(shuffle, Reshuffle) else None
-    adapter = keras_private.get_data_adapter(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        shuffle=shuffle if own_order is None else False,
-        class_weight=class_weight,
-    )
-    if adapter.num_batches == 0:
-        raise ValueError(f"`x` holds no data: 0 batches. Received: x={_summary(x)}")
-    order: Any = own_order or KerasOrder("batch" if shuffle == "batch" else bool(shuffle))
-    source: Source = source_of(adapter, order)
-    if resizable:
-        if not isinstance(source, ArraySource) or shuffle == "batch":
-            what = "is made of batches already" if shuffle != "batch" else 'is shuffled inside batches (shuffle="batch")'
-            raise ValueError(f"A changing batch size needs dense arrays for `x`; this input {what}: {_summary(x)}")
-        source = ResizableSource(source.tensors, source.batch_size, order)
-    if own_order is not None and not isinstance(source, ArraySource):
-        raise ValueError(f"`shuffle={own_order}` needs dense arrays for `x`; this input has an order of its own: {_summary(x)}")
-    return source
-
-
-def source_of(adapter: Any, order: Order | None = None) -> ArraySource | DatasetSource:
-    """The source that serves one of Keras's data adapters; arrays in `order`, None being as they stand."""
-    arrays = keras_private.array_inputs(adapter)
-    if arrays is None:
-        return DatasetSource(adapter)
-    tensors = tf.nest.map_structure(lambda leaf: copied(leaf) if isinstance(leaf, np.ndarray) else leaf, arrays)
-    return ArraySource(tensors, adapter.batch_size, order or KerasOrder(False))
-
-
 def _digest(order: np.ndarray) -> str:
     """SHA-256 of an order's first rows, which tells another seed's from it."""
     return hashlib.sha256(order[: 1 << 12].tobytes()).hexdigest()
-
-
-def _summary(x: Any) -> str:
-    shape = getattr(x, "shape", None)
-    return type(x).__name__ if shape is None else f"{type(x).__name__} of shape {tuple(shape)}"

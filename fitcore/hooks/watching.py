@@ -43,6 +43,8 @@ class Distributions:
     what they were. It keeps a copy of the weights for that.
     """
 
+    on_one_replica = True
+
     def __init__(self, every: int) -> None:
         self._every = every
         self._paths: list[str] = []
@@ -106,6 +108,8 @@ class Images:
     Args:
       most: how many.
     """
+
+    on_one_replica = True
 
     def __init__(self, most: int) -> None:
         self._most = most

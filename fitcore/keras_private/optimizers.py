@@ -15,7 +15,7 @@ def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
 
     Why: `iterations` is divided by the number of accumulated steps, its rest lost; `_iterations` is not (Keras >= 3.2).
     """
-    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
+    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())
 
 
 def has_own_schedule(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -62,14 +62,6 @@ def has_own_function(model: Any, name: str) -> bool:
     return function is not None and function.__module__ != TensorFlowTrainer.__module__
 
 
-def is_distributed(model: Any) -> bool:
-    """Whether Keras runs the model's steps by a tf.distribute strategy: the one it was made under, or the current one.
-
-    Why: the public `distribute_strategy` is never None, and TensorFlow's default one can't be told from others (Keras >= 3.0).
-    """
-    return model._distribute_strategy is not None or tf.distribute.has_strategy()
-
-
 def assert_compiled(model: Any, method: str) -> None:
     """Raise Keras's ValueError if `model.compile` was not called. Why: the same class and words (Keras >= 3.0)."""
     model._assert_compile_called(method)

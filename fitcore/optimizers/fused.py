@@ -66,6 +66,8 @@ def why_not(optimizer: Any, jit_compile: bool = False, run_eagerly: bool = False
         return "Keras's own update; only SGD, Adam, AdamW and RMSprop themselves have another, no class derived from them"
     if keras_private.has_own_update(inner):
         return "its own update, set on the object"
+    if keras_private.sums_over_replicas(inner):
+        return "Keras's own update, which sums the gradients of all replicas"
     if not all(isinstance(getattr(inner, name, 0.0), (int, float)) for name in _HYPERPARAMETERS):
         return "Keras's own update; a hyperparameter is not a plain number"
     if jit_compile:

@@ -31,7 +31,7 @@ class EpochRates(keras.callbacks.Callback):
         self._function, self._optimizer = function, optimizer
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        rate = self._function(epoch, float(self._optimizer.learning_rate))
+        rate = self._function(epoch, float(keras.ops.convert_to_numpy(self._optimizer.learning_rate)))
         try:
             self._optimizer.learning_rate = float(rate)
         except (TypeError, ValueError) as error:
@@ -39,7 +39,7 @@ class EpochRates(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
-            logs["learning_rate"] = float(self._optimizer.learning_rate)
+            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
 
     def state(self) -> dict[str, Any]:
         """Nothing: the rate is among the optimizer's variables."""

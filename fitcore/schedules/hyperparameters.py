@@ -93,7 +93,7 @@ def current(optimizer: Any, name: str) -> float | None:
             )
         if not hasattr(optimizer, "learning_rate"):
             raise ValueError(f"`schedule`: {kind} has no `learning_rate`.")
-        return float(optimizer.learning_rate)
+        return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
     known = [each for each in HYPERPARAMETERS if each in vars(inner)]
     if name not in known:

@@ -1,0 +1,67 @@
+"""Under a `tf.distribute` strategy."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from benchmarks.parity.setup import CASES, Case, Impossible, Setup, case, dataset, mlp
+
+ON_ONE_DEVICE = (
+    "mlp_dropout_partial_batch", "cnn_batchnorm", "lstm_dropout", "embedding_sparse_gradients", "dataset_of_unknown_size",
+    "gradient_accumulation", "steps_per_execution", "own_train_step", "train_on_batches", "mixed_float16",
+)  # fmt: skip
+MIRRORED = (
+    "mlp_dropout", "mlp_dropout_partial_batch", "cnn_batchnorm", "embedding_sparse_gradients", "dict_inputs_and_outputs",
+    "dataset_of_unknown_size", "py_dataset", "sample_weight", "own_train_step", "reduce_lr_on_plateau", "batch_callback",
+    "global_clipnorm", "second_fit", "train_on_batches",
+)  # fmt: skip
+
+
+def two_logical_cpus() -> None:
+    """Let there be two; before TensorFlow has looked at its devices."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@functools.cache
+def mirrored() -> tf.distribute.Strategy:
+    """The MirroredStrategy over two logical CPUs; one for all, since a second one would take the keys of the first one's sums
+    for its own, and fail where shapes differ (Keras's fit too, seen with TensorFlow 2.21)."""
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        raise Impossible("there is one logical CPU")
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def one_device() -> tf.distribute.Strategy:
+    return tf.distribute.OneDeviceStrategy("/cpu:0")
+
+
+def _under(prefix: str, strategy: Any, known: Case) -> None:
+    """Register a case that is there already, its model made under a strategy."""
+
+    def build() -> Setup:
+        with strategy().scope():
+            return known.build()
+
+    name = f"{prefix}_{known.name}"
+    kind = {"one_device": "OneDeviceStrategy", "mirrored": "MirroredStrategy"}[prefix]
+    CASES[name] = Case(name, build, f"{kind}: {known.text}", "Under a `tf.distribute` strategy")
+
+
+for _name in ON_ONE_DEVICE:
+    _under("one_device", one_device, CASES[_name])
+for _name in MIRRORED:
+    _under("mirrored", mirrored, CASES[_name])
+
+
+@case
+def mirrored_distributed_dataset() -> Setup:
+    """MirroredStrategy: a dataset that the strategy has distributed already, for validation too."""
+    strategy = mirrored()
+    with strategy.scope():
+        model = mlp(metrics=["mae"])
+    data = strategy.experimental_distribute_dataset(dataset().batch(32))
+    return model, {"x": data, "validation_data": data, "epochs": 2}
