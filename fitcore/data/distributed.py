@@ -48,8 +48,9 @@ class ReplicaArraySource(ArraySource):
                 size = self._static // self._replicas
                 chosen = tf.slice(order, [place * self._static + replica * size], [size])
             else:
-                begin = place * batch_size
-                end = tf.minimum(begin + batch_size, tf.size(order, out_type=tf.int64))
+                rows_of_all = tf.cast(batch_size, tf.int64)
+                begin = place * rows_of_all
+                end = tf.minimum(begin + rows_of_all, tf.size(order, out_type=tf.int64))
                 piece = (end - begin + self._replicas - 1) // self._replicas
                 begin = tf.minimum(begin + replica * piece, end)
                 chosen = order[begin : tf.minimum(begin + piece, end)]
