@@ -98,7 +98,8 @@ class EventFile:
 
     def _open(self) -> None:
         os.makedirs(self._folder, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_files)}.v2"
+        number = f"{next(_files):06d}"  # TensorBoard reads a folder's files in the order of their names
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{number}.v2"
         self._path, self._whole = os.path.join(self._folder, name), 0
         self._records = tf.io.TFRecordWriter(self._path)
         for event in (Event(wall_time=time.time(), file_version="brain.Event:2"), *self._first):
