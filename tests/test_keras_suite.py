@@ -20,7 +20,6 @@ LEAST = {
     "distillation": (15, 5),
     "data adapters": (5, 0),
 }
-LEFT_TO_KERAS = {"test_swap_ema_weights_with_tf_distribute"}  # by name: tf.distribute
 
 assert LEAST.keys() == GROUPS.keys()
 
@@ -37,7 +36,7 @@ def test_keras_tests(group: str) -> None:
     assert verdict.passed >= passed
     assert verdict.calls.get("fit", 0) >= fits
     fallen_back = {test.split("::")[-1] for tests in verdict.fallbacks.values() for test in tests}
-    assert fallen_back == (LEFT_TO_KERAS if group == "callbacks" else set())
+    assert fallen_back == set()
 
 
 SOME_TESTS = """
