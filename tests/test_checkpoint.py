@@ -627,7 +627,7 @@ def test_other_versions_are_refused_and_can_be_forced(tmp_path: Path) -> None:
     for path in (tmp_path / "cut" / "checkpoints").glob("*/manifest.json"):
         facts = json.loads(path.read_text())["manifest"]
         facts["versions"]["keras"] = "3.0.0"
-        path.write_text(json.dumps({"manifest": facts, "sha256": store._digest_of(facts)}))
+        path.write_text(store.sealed(facts))
     with pytest.raises(fitcore.checkpoint.CheckpointError, match=f"`keras` was '3.0.0', is '{keras.__version__}'"):
         case.fit("cut", None, {"every": "2 steps"})
     with pytest.warns(UserWarning, match="`keras` was '3.0.0'"):

@@ -9,6 +9,7 @@ store.py        a folder of checkpoints: whole or not there, checked, locked, pr
 callbacks.py    what Keras's callbacks hold
 randomness.py   global random generators
 fingerprint.py  what must be alike to go on
+bundle.py       TensorFlow's checkpoint format, written
 plain.py        nested state as JSON and arrays
 """
 
