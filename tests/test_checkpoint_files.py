@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from cut_fits import arrays
+from cut_fits import arrays, shared
 from cuts import Case, Cut, differing
 
+import fitcore
 from fitcore.checkpoint import bundle, store
+from fitcore.checkpoint.state import Variables
+from fitcore.run import Run
 
 ARRAYS = {
     "model/0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -28,10 +33,14 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["by records", "by SaveV2"])
-def test_tensorflow_reads_what_was_written(large: bool, tmp_path: Path) -> None:
-    kept = ARRAYS | ({"model/3/large": np.ones(bundle.LARGE // 8)} if large else {})
-    bundle.write(str(tmp_path / "state"), kept)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"model/3/large": np.ones(bundle.LARGE // 8)}, {"model/3/tensor": tf.ones(3)}],
+    ids=["by records", "a large one", "a tensor"],
+)
+def test_tensorflow_reads_what_was_written(more: dict[str, Any], tmp_path: Path) -> None:
+    kept = {name: np.asarray(array) for name, array in (ARRAYS | more).items()}
+    bundle.write(str(tmp_path / "state"), ARRAYS | more)
     assert sorted(os.listdir(tmp_path)) == ["state.data-00000-of-00001", "state.index"]
     reader = tf.train.load_checkpoint(str(tmp_path / "state"))
     assert {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()} == {
@@ -93,3 +102,28 @@ def as_format_1(path: Path) -> None:
     digest = hashlib.sha256(json.dumps(manifest | {"format": 1, "files": files}, sort_keys=True).encode()).hexdigest()
     text = json.dumps({"manifest": manifest | {"format": 1, "files": files}, "sha256": digest}, indent=1)
     (path / "manifest.json").write_text(text)
+
+
+@pytest.mark.parametrize("large", [1 << 22, 8], ids=["copied", "held"])
+def test_a_snapshot_stays_as_it_is_while_the_training_goes_on(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "LARGE", large)
+    seen = []
+
+    class Reads(fitcore.Hook):
+        when = fitcore.every(2)
+
+        def after_steps(self, view: fitcore.View) -> None:
+            if not seen:
+                variables = Variables(run_of(view))
+                seen.append((variables.read(), {name: held.numpy() for name, held in run_of(view).variables()}))
+
+    def run_of(view: fitcore.View) -> Run:
+        return next(each for each in gc.get_objects() if isinstance(each, Run) and each.fit is view.fit)
+
+    fitcore.fit(**arrays(epochs=1, verbose=0), hooks=[Reads()])
+    read, then = seen[0]
+    assert {name: np.asarray(value).tobytes() for name, value in read.items()} == {
+        name: value.tobytes() for name, value in then.items()
+    }
+    kept = [held.numpy().tobytes() for held in shared().variables]
+    assert kept != [value.tobytes() for value in then.values()][: len(kept)]

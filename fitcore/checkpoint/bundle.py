@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-LARGE = 1 << 22  # bytes of an array from which on SaveV2 writes: it makes no copy
+LARGE = 1 << 22  # bytes of an array from which on SaveV2 writes: it copies no tensor
 _BEFORE, _BEHIND = 12, 4  # bytes of a record before and behind what is in it
 _CRC = b"\x35"  # what stands before a BundleEntryProto's last field, crc32c
 _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
@@ -29,16 +29,21 @@ _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape) of each array
 
 
-def write(prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays, by name, into the two files of a checkpoint.
+def write(prefix: str, arrays: Mapping[str, np.ndarray | tf.Tensor]) -> None:
+    """Write arrays and tensors, by name, into the two files of a checkpoint.
 
     Raises:
       OSError, tf.errors.OpError: they can't be written.
     """
-    if any(array.nbytes >= LARGE for array in arrays.values()):
+    small = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.nbytes < LARGE}
+    if len(small) < len(arrays):
         tensors = [tf.convert_to_tensor(array) for array in arrays.values()]
         tf.raw_ops.SaveV2(prefix=prefix, tensor_names=list(arrays), shape_and_slices=[""] * len(arrays), tensors=tensors)
-        return
+    else:
+        _write_records(prefix, small)
+
+
+def _write_records(prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
     names = sorted(arrays, key=str.encode)  # as a table's keys must be
     data = f"{prefix}.data-00000-of-00001"
     with tf.io.TFRecordWriter(data) as records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fitcore.checkpoint import callbacks, plain, randomness
+from fitcore.checkpoint import bundle, callbacks, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
 from fitcore.run import Run
 
@@ -23,8 +22,6 @@ STEPS_DONE = "before validation"  # an epoch's steps have run, its end has not
 BETWEEN = "between epochs"
 FINISHED = "finished"
 WITHIN = (IN_EPOCH, STEPS_DONE)
-
-_ALIGNED = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,47 +35,48 @@ class Snapshot:
       rows: what was recorded since the last checkpoint.
     """
 
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray | tf.Tensor]
     host: Any
     facts: Mapping[str, Any]
     rows: np.ndarray
 
 
 class Variables:
-    """All state of a run on the device, in arrays of one buffer that is filled anew each time.
+    """All state of a run on the device, read again and again.
 
-    The training waits meanwhile, so variables are looked for once, and copied: if what was read were held until it has been
-    written, the training's next step would have to copy it, into memory that is new each time; that takes longer.
+    The training waits meanwhile, so variables are looked for once; and small ones are copied, into arrays that are filled anew
+    each time. Were what was read of them held until it has been written, the training's next step would copy it, into memory
+    that is new each time; that takes longer. Large ones are held, so that there is never more than one copy of them.
     """
 
     def __init__(self, run: Run) -> None:
         self.run, self.traces = run, run.engine.traces
-        held = [
-            (name, variable.value if isinstance(variable, keras.Variable) else variable) for name, variable in run.variables()
-        ]
-        kinds = [(tf.as_dtype(variable.dtype), tuple(variable.shape)) for _, variable in held]
-        sizes = [kind.size * math.prod(shape) for kind, shape in kinds]
-        places = [0, *itertools.accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
-        buffer = _aligned(places[-1])
-        self._read = [(variable.handle, variable.dtype) for _, variable in held]
-        self.described = [[name, list(shape), kind.name] for (name, _), (kind, shape) in zip(held, kinds)]
-        self.arrays = {
-            name: buffer[place : place + size].view(kind.as_numpy_dtype).reshape(shape)
-            for (name, _), (kind, shape), size, place in zip(held, kinds, sizes, places)
-        }
+        self.described: list[list[Any]] = []  # for the manifest: name, shape, dtype
+        self._read: list[tuple[str, Any, tf.DType, np.ndarray | None]] = []  # name, handle, dtype, where its value goes
+        for name, variable in run.variables():
+            held = variable.value if isinstance(variable, keras.Variable) else variable
+            dtype, shape = tf.as_dtype(held.dtype), tuple(held.shape)
+            small = dtype.size * math.prod(shape) < bundle.LARGE
+            self.described.append([name, list(shape), dtype.name])
+            self._read.append((name, held.handle, held.dtype, np.empty(shape, dtype.as_numpy_dtype) if small else None))
 
     def are_those_of(self, run: Run) -> bool:
         """Whether none can have been made since. Where steps run op by op, one may be at any step."""
         by_ops = run.engine.run_eagerly or tf.config.functions_run_eagerly()
         return run is self.run and run.engine.traces == self.traces and not by_ops
 
-    def read(self) -> Mapping[str, np.ndarray]:
-        """Their values now, by name: good until this is called again."""
+    def read(self) -> dict[str, np.ndarray | tf.Tensor]:
+        """Their values now, by name, on the host: good until this is called again."""
         # Half the time of convert_to_tensor; and all read, and only then copied: three quarters of the time of one by one.
-        values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in self._read]
-        for array, value in zip(self.arrays.values(), values):
-            array[...] = np.asarray(value)
-        return self.arrays
+        values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for _, handle, dtype, _ in self._read]
+        found: dict[str, np.ndarray | tf.Tensor] = {}
+        for (name, _, _, array), value in zip(self._read, values):
+            if array is None:
+                found[name] = _on_host(value)
+            else:
+                array[...] = np.asarray(value)
+                found[name] = array
+        return found
 
 
 def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapshot:
@@ -159,8 +157,9 @@ def _last(name: str) -> tuple[str, str]:
     return f"{group}/{index}", re.sub(r"_\d+(?=_|$)", "", path.rpartition("/")[2])
 
 
-def _aligned(size: int) -> np.ndarray:
-    """So many bytes, from an address on that TensorFlow needs for a tensor to be made of them without a copy."""
-    buffer = np.empty(size + _ALIGNED, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNED
-    return buffer[start : start + size]
+def _on_host(value: tf.Tensor) -> tf.Tensor:
+    """What was read of a variable: it doesn't change, since the next update copies the variable's buffer if it is held here."""
+    if value.device.endswith("CPU:0"):
+        return value
+    with tf.device("CPU:0"):
+        return tf.identity(value)

@@ -128,7 +128,7 @@ class Store:
     def write(
         self,
         folder: Path | None,
-        arrays: Mapping[str, np.ndarray],
+        arrays: Mapping[str, np.ndarray | tf.Tensor],
         host: Any,
         facts: Mapping[str, Any],
         rows: np.ndarray,
@@ -138,7 +138,7 @@ class Store:
 
         Args:
           folder: from `new`, with what is in it already; None: there is nothing yet.
-          arrays: by name.
+          arrays: arrays or tensors, by name.
           host: what JSON can hold.
           facts: for the manifest, "step" among them.
           rows: [n, columns] float64, what was recorded since the last one.
