@@ -39,7 +39,7 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     own_weights,
-    weights_read_once,
+    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -61,6 +61,7 @@ from fitcore.keras_private.randomness import (
     set_global_generator_state,
     set_global_seed_generator_state,
 )
+from fitcore.keras_private.recurrent import lean_recurrence
 from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
@@ -120,6 +121,7 @@ __all__ = [
     "inner_optimizer",
     "is_generator_adapter",
     "is_trainer",
+    "lean_recurrence",
     "loss_tracker",
     "mean_over_replicas",
     "metrics_or_logs",
@@ -133,6 +135,7 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
+    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
@@ -153,5 +156,4 @@ __all__ = [
     "update_replaced",
     "use_pool",
     "variable_index",
-    "weights_read_once",
 ]
