@@ -229,6 +229,23 @@ def test_repeated_fits_trace_once() -> None:
     assert fitcore.fit(model, *data(18), batch_size=4, verbose=0, record=()).account["traces"] == 1  # records less
 
 
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_a_new_model_is_traced_once(as_dataset: bool) -> None:
+    traced: list[bool] = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+            traced.append(training)
+            return inputs
+
+    model = keras.Sequential([keras.Input((3,)), Noted(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    traced.clear()
+    arguments: Any = {"x": dataset()} if as_dataset else dict(zip("xy", data()))
+    fitcore.fit(model, **arguments, verbose=0)
+    assert traced.count(True) == 1
+
+
 def test_recompiling_makes_another_engine() -> None:
     model = linear()
     fitcore.fit(model, *data(18), verbose=0)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from models import state
 
 import fitcore
-from tests.models import state
 
 BATCH = 4
 
