@@ -25,7 +25,7 @@ from fitcore.assembly import check_noise, check_rules, evaluation_step, training
 from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
-from fitcore.optimizers.fused import fused
+from fitcore.optimizers.fused import compare_beforehand, fused
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
@@ -279,6 +279,7 @@ class Engine:
             return
         if not any(keras_private.overrides(self.model, name) for name in ("compute_loss", "compute_metrics")):
             keras_private.make_variables(self.model, stream.source.specs()[1])
+            compare_beforehand(self.parts.optimizer, self.parts.trainable())
 
     def _run(self, program: Program, stream: Stream, steps: int | None, index: int, seconds: float, carried: Carried) -> Chunk:
         left = stream.remaining()
