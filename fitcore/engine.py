@@ -25,7 +25,7 @@ from fitcore.assembly import check_noise, check_rules, evaluation_step, training
 from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
-from fitcore.optimizers.fused import compare_beforehand, fused
+from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zeros
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
@@ -275,7 +275,7 @@ class Engine:
         """Before the first step, rather than in its trace: see `keras_private.make_variables`."""
         made, self._variables_made = self._variables_made, True
         plain = self.is_compiled and self.strategy is None and not self.run_eagerly and not self.has_own_step
-        if made or not plain or not isinstance(self.parts.optimizer, keras.optimizers.Optimizer):
+        if made or not plain or not starts_from_zeros(self.parts.optimizer):
             return
         if not any(keras_private.overrides(self.model, name) for name in ("compute_loss", "compute_metrics")):
             keras_private.make_variables(self.model, stream.source.specs()[1])
