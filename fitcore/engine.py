@@ -26,6 +26,7 @@ from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import fused
+from fitcore.optimizers.in_xla import updating_in_xla
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
@@ -361,12 +362,10 @@ class Engine:
             for_optimizer=None if wanted is None else self.probe(wanted),
             rules=rules,
             schedules=self.schedules,
-            update=functools.partial(
-                fused,
-                self.parts.optimizer,
-                self.numerics,
-                jit_compile=self.jit_compile or self.by_xla,
-                run_eagerly=self.run_eagerly,
+            update=functools.partial(updating_in_xla, self.parts.optimizer)
+            if self.by_xla
+            else functools.partial(
+                fused, self.parts.optimizer, self.numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly
             ),
             replicas=self.replicas,
         )
