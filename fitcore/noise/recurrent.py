@@ -4,7 +4,7 @@ Inside Keras's loop over time the deltas can't be reached without changing its o
 out, from the layer's own inputs, initial states and dropout masks; then the gradient at the layer's outputs is carried
 back through it. All that doesn't depend on the step before (input products, derivatives of activations) is computed for
 all times at once, derivatives from the activations' values; the loop back is one matrix product and a few multiplications
-per time. In a program of XLA's an LSTM's loop is written out (fitcore/keras_private/recurrent.py), and the tape gives its deltas.
+per time. In a program of XLA's an LSTM's loop is written out (see keras_private/recurrent.py), and the tape gives its deltas.
 
 Arrays are time-major here: [T, n, units].
 """

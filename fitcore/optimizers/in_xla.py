@@ -1,8 +1,8 @@
 """Adam's update inside an XLA program of the fast tier (fitcore/blocks.py): Keras's own, but for sparse gradients.
 
-An embedding's gradient is sparse: a few rows of a large table. Keras makes two arrays of the table's size, of the gradient and of
-its square, of zeros but for these rows, and adds them to the moments. Here the moments decay where they are, and then get what
-the batch's rows add: no array is made, half the memory is touched, and two roundings differ.
+An embedding's gradient is sparse: a few rows of a large table. Keras makes two arrays of the table's size, of the gradient
+and of its square, of zeros but for these rows, and adds them to the moments. Here the moments decay where they are, and then
+get what the batch's rows add: no array is made, half the memory is touched, and two roundings differ.
 """
 
 from __future__ import annotations
