@@ -232,17 +232,34 @@ class Engine:
 
     def reset_metrics(self) -> None:
         """Start the running means afresh, as at an epoch's start."""
-        if self.is_compiled:
-            self.model.reset_metrics()  # the model's class may have its own
-        else:
-            for metric in self.parts.metrics():
+        if self.is_compiled and (self.replicas is not None or keras_private.overrides(self.model, "reset_metrics")):
+            self.model.reset_metrics()
+            return
+        for metric in self.parts.metrics():
+            if type(metric) is keras.metrics.Mean:  # as Keras's own does, in a tenth of a short fit's time less
+                for variable in metric.variables:
+                    variable.value.assign(tf.zeros([], variable.dtype), read_value=False)
+            else:
                 metric.reset_state()
 
-    def epoch_logs(self, logs: Any) -> Any:
-        """The logs of an epoch whose last step left `logs`: the metrics' state, unless a step of one's own logs else."""
+    def epoch_logs(self, logs: Any, untouched: bool = False) -> Any:
+        """The logs of an epoch whose last step left `logs`: the metrics' state, unless a step of one's own logs else.
+
+        Args:
+          logs: of that step.
+          untouched: whether nobody can have changed a metric since.
+        """
         if self.is_compiled:
-            return keras_private.metrics_or_logs(self.model, logs)
+            return logs if untouched and self._logs_means() else keras_private.metrics_or_logs(self.model, logs)
         return metric_results(self.parts.metrics())
+
+    def _logs_means(self) -> bool:
+        """Whether a program's logs are the metrics' results, and these plain means: the same bits in a graph as op by op."""
+        own = ("train_step", "compute_metrics", "get_metrics_result")
+        if self.replicas is not None or any(keras_private.overrides(self.model, name) for name in own):
+            return False
+        leaves = [leaf for metric in self.model.metrics for leaf in getattr(metric, "metrics", [metric])]
+        return all(type(leaf).result is keras.metrics.Mean.result for leaf in leaves)
 
     def get_weights(self) -> list[np.ndarray]:
         """The weights, moving statistics included, as arrays: `model.get_weights()`."""
