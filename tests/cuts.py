@@ -1,4 +1,4 @@
-"""A fit that is cut and started again, beside the same one undisturbed; for test_checkpoint.py and test_properties.py."""
+"""A fit that is cut and started again, beside the same one undisturbed; for test_checkpoint*.py and test_properties.py."""
 
 from __future__ import annotations
 

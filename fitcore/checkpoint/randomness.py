@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -35,8 +36,9 @@ def load_state(state: dict[str, Any]) -> None:
         keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
 
 
-def _packed(state: Sequence[Any]) -> list[Any]:
-    """The state of a `random.Random`, its 625 numbers as an array."""
+@functools.lru_cache(maxsize=2)
+def _packed(state: tuple[Any, ...]) -> list[Any]:
+    """The state of a `random.Random`, its 625 numbers as an array; kept, since it seldom changes from one save to the next."""
     version, numbers, gauss = state
     return [version, np.array(numbers, np.int64), gauss]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import signal
 import sys
@@ -20,11 +21,14 @@ import tensorflow as tf
 from fitcore.checkpoint import callbacks, state
 from fitcore.checkpoint.config import Checkpoint
 from fitcore.checkpoint.fingerprint import differences, machine, versions
-from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot
+from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot, Variables
 from fitcore.checkpoint.store import CheckpointError, Saved, Store
 from fitcore.run import Run
 
 PREEMPTED = 75  # exit status after SIGTERM or SIGINT; sysexits.h: a temporary failure, to be tried again
+
+
+_Order = tuple[Path | None, Snapshot]  # the folder begun for it, or None; and what to write
 
 
 class Preempted(SystemExit):
@@ -52,8 +56,11 @@ class Saver:
         self._facts = {"versions": versions(), "machine": machine(), "fingerprint": fingerprint}
         self._store = Store(checkpoint.directory)
         self._last = time.monotonic()
-        self._writing: threading.Thread | None = None
-        self._failed: BaseException | None = None
+        self._writer: threading.Thread | None = None  # one for all checkpoints, made for the first
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Path | BaseException] = queue.SimpleQueue()
+        self._writing = False  # whether one is being written
+        self._variables: Variables | None = None
         self._newest: Path | None = None  # the newest good checkpoint
         self._saved = False  # whether what was to be written last has been
         self._told: set[str] = set()  # what was warned of already
@@ -158,8 +165,13 @@ class Saver:
     def __exit__(self, *error: object) -> None:
         for each, handler in self._handlers.items():
             signal.signal(each, handler)
-        self._wait()
-        self._store.close()
+        try:
+            self._wait()
+        finally:
+            if self._writer is not None:
+                self._orders.put(None)
+                self._writer.join()
+            self._store.close()
         if self._signal is not None and error[0] is None:  # it came while a recorded end was put back
             raise Preempted
 
@@ -223,7 +235,7 @@ class Saver:
           Preempted: a signal came.
         """
         self._wait()
-        before = state.take(run, STEPS_DONE, self._store.rows)
+        before = self._take(run, STEPS_DONE)
         self._validating = True
         try:
             yield
@@ -271,7 +283,12 @@ class Saver:
     def _save(self, run: Run, where: str) -> None:
         self._check_random_ops()
         self._wait()  # the one before; so there is never more than one copy of the state
-        self._write(run, state.take(run, where, self._store.rows))
+        self._write(run, self._take(run, where))
+
+    def _take(self, run: Run, where: str) -> Snapshot:
+        if self._variables is None or not self._variables.are_those_of(run):
+            self._variables = Variables(run)
+        return state.take(run, where, self._store.rows, self._variables)
 
     def _write(self, run: Run, snapshot: Snapshot) -> None:
         """Write it in a thread of its own. What can't be written is said once; the training goes on."""
@@ -283,18 +300,27 @@ class Saver:
             self._tell_failure(error)
             return
 
-        def write() -> None:
-            time.sleep(0.005)  # let the training go back into its compiled call first, which then leaves Python to this thread
-            facts = {**snapshot.manifest(), **self._facts, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-            arrays = {**snapshot.variables, **snapshot.arrays}
-            try:
-                self._newest = self._store.write(folder, arrays, snapshot.host, facts, snapshot.rows, self._keep)
-                self._saved = True
-            except (OSError, tf.errors.OpError) as error:
-                self._failed = error
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_all, name="fitcore checkpoint")
+            self._writer.start()
+        self._writing = True
+        self._orders.put((folder, snapshot))
 
-        self._writing = threading.Thread(target=write, name="fitcore checkpoint")
-        self._writing.start()
+    def _write_all(self) -> None:
+        """The writer's: what is ordered, until there is nothing more to come."""
+        while (order := self._orders.get()) is not None:
+            time.sleep(0.005)  # let the training go back into its compiled call first, which then leaves Python to this thread
+            done = self._written(*order)
+            order = None  # what it holds needn't be held
+            self._done.put(done)
+
+    def _written(self, folder: Path | None, snapshot: Snapshot) -> Path | BaseException:
+        """The checkpoint, or why it can't be written."""
+        facts = {**snapshot.facts, **self._facts, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        try:
+            return self._store.write(folder, snapshot.arrays, snapshot.host, facts, snapshot.rows, self._keep)
+        except BaseException as error:  # the training's thread tells it, or ends with it
+            return error
 
     def _save_iterator(self, run: Run) -> Path | None:
         """Begin the next checkpoint's folder with the state of the data's iterator, if that is to be saved."""
@@ -316,12 +342,17 @@ class Saver:
         return folder
 
     def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.join()
-            self._writing = None
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            self._tell_failure(failed)
+        """Until the one that is being written has been, if there is one."""
+        if not self._writing:
+            return
+        done = self._done.get()
+        self._writing = False
+        if isinstance(done, Path):
+            self._newest, self._saved = done, True
+        elif isinstance(done, (OSError, tf.errors.OpError)):
+            self._tell_failure(done)
+        else:
+            raise done
 
     def _tell_failure(self, error: BaseException) -> None:
         words = str(error) or type(error).__name__

@@ -3,12 +3,13 @@
     DIR/lock                     held by the process that trains
     DIR/curves                   float64, a row per step: what was recorded; a checkpoint says how many rows are its own
     DIR/0000012-step-1200/       a checkpoint, the 12th; the highest number is the newest, whatever the clock says
-        manifest.json            format, versions, step, epoch, SHA-256 of each file, the model's variables
+        manifest.json            format, versions, step, epoch, SHA-256 of each file, the model's variables, and all that is
+                                 no array; and its own SHA-256
         state.index, state.data-00000-of-00001      TensorFlow's checkpoint format: every array, by name
-        host.json                everything else, as JSON
         data.*                   the state of a tf.data iterator, where there is one; TensorFlow's format too
 
-A checkpoint is written under a name that begins with ".", synced, and renamed.
+A checkpoint is written under a name that begins with ".", synced, and renamed. In format 1, which is read too, host.json was a
+file of its own, and the manifest's SHA-256 that of its JSON with sorted keys.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-FORMAT = 1
+FORMAT = 2
 _TEMPORARY = ".writing-"
 
 _held: set[str] = set()  # folders that this process has locked: record locks don't keep a process from itself
@@ -97,7 +98,7 @@ class Store:
         except OSError:
             self.close()
             raise
-        self._next = max((_number(path) for path in self.checkpoints()), default=0) + 1
+        self._next = max((_number(path.name) for path in self.checkpoints()), default=0) + 1
         self.rows = 0  # rows of curves on disk, and the digest over their bytes
         self._digest = hashlib.sha256()
 
@@ -107,21 +108,29 @@ class Store:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints' folders, the newest first."""
-        found = [path for path in self.directory.iterdir() if path.is_dir() and _number(path) > 0]
-        return sorted(found, key=_number, reverse=True)
+        found = [name for name in os.listdir(self.directory) if _number(name) > 0]
+        return [self.directory / name for name in sorted(found, key=_number, reverse=True)]
 
     # --- writing ----------------------------------------------------------------------------------------------------------
 
     def new(self) -> Path:
         """A temporary folder, to put files of the next checkpoint into before it is written."""
         folder = self.directory / f"{_TEMPORARY}{self._next:07d}"
-        if folder.exists():  # of a write that failed, when the disk let nothing be deleted either
+        try:
+            folder.mkdir()
+        except FileExistsError:  # of a write that failed, when the disk let nothing be deleted either
             shutil.rmtree(folder)
-        folder.mkdir()
+            folder.mkdir()
         return folder
 
     def write(
-        self, folder: Path | None, arrays: Mapping[str, Any], host: Any, facts: Mapping[str, Any], rows: np.ndarray, keep: int
+        self,
+        folder: Path | None,
+        arrays: Mapping[str, np.ndarray | tf.Tensor],
+        host: Any,
+        facts: Mapping[str, Any],
+        rows: np.ndarray,
+        keep: int,
     ) -> Path:
         """Make the temporary `folder`, or a new one, the next checkpoint, and delete all but the newest `keep`.
 
@@ -137,17 +146,20 @@ class Store:
         """
         folder = self.new() if folder is None else folder
         try:
-            curves = self._append(rows)
-            names = list(arrays)
-            tensors = [tf.convert_to_tensor(value) for value in arrays.values()]
-            prefix = str(folder / "state")
-            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-            (folder / "host.json").write_text(json.dumps(host))
-            files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-            manifest = {"format": FORMAT, **facts, "curves": curves, "files": files}
-            (folder / "manifest.json").write_text(json.dumps({"manifest": manifest, "sha256": _digest_of(manifest)}, indent=1))
-            _sync(*folder.iterdir(), folder)
+            data, columns = np.ascontiguousarray(rows, np.float64).tobytes(), rows.shape[1]
+            self._append(data, columns)
+            digest = self._digest.copy()
+            digest.update(data)
+            curves = {"rows": self.rows + len(rows), "columns": columns, "sha256": digest.hexdigest()}
+            prefix, tensors = str(folder / "state"), [tf.convert_to_tensor(value) for value in arrays.values()]
+            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=list(arrays), shape_and_slices=[""] * len(arrays), tensors=tensors)
+            names = sorted(os.listdir(folder))
+            files = {name: sha256_of(folder / name) for name in names}
+            text = sealed({"format": FORMAT, **facts, "curves": curves, "files": files, "host": host})
+            (folder / "manifest.json").write_text(text)
+            _sync(self.directory / "curves", *(folder / name for name in names), folder / "manifest.json", folder)
             path = self.directory / f"{self._next:07d}-step-{facts['step']}"
+            self.rows, self._digest = self.rows + len(rows), digest  # they are on the disk now, and needn't be written again
             folder.rename(path)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -161,21 +173,18 @@ class Store:
         """Delete all but the newest `keep` checkpoints."""
         for old in self.checkpoints()[keep:]:
             (old / "manifest.json").unlink(missing_ok=True)  # first: what is left of it is no checkpoint
-            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not shutil.rmtree, which takes several times as long
+                for name in os.listdir(old):
+                    (old / name).unlink()
+                old.rmdir()
 
-    def _append(self, rows: np.ndarray) -> dict[str, Any]:
+    def _append(self, data: bytes, columns: int) -> None:
         """Put rows behind those of the last checkpoint, in place of what a checkpoint that was never finished left there."""
-        data = np.ascontiguousarray(rows, np.float64).tobytes()
         with open(self.directory / "curves", "ab") as file:
-            place = self.rows * rows.shape[1] * 8
+            place = self.rows * columns * 8
             if file.tell() != place:
                 file.truncate(place)
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self._digest.update(data)
-        self.rows += len(rows)
-        return {"rows": self.rows, "columns": rows.shape[1], "sha256": self._digest.hexdigest()}
 
     # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -187,14 +196,16 @@ class Store:
         """
         whole = path / "manifest.json"
         try:
-            written = json.loads(whole.read_text())
-            facts = written["manifest"]
+            text = whole.read_text()
+            facts = json.loads(text)["manifest"]
+            newer = facts["format"] > FORMAT
+            good = text == (sealed(facts) if facts["format"] > 1 else _sealed_1(facts))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{whole} can't be read: {error}") from error
-        if _digest_of(facts) != written.get("sha256"):
-            raise CheckpointError(f"{whole} is damaged: its SHA-256 is another one than it says.")
-        if facts["format"] > FORMAT:
+        if newer:
             raise CheckpointError(f"{whole} is of format {facts['format']}; this version of fitcore knows up to {FORMAT}.")
+        if not good:
+            raise CheckpointError(f"{whole} is damaged: its SHA-256 is another one than it says.")
         for name, expected in facts["files"].items():
             try:
                 actual = sha256_of(path / name)
@@ -202,7 +213,8 @@ class Store:
                 raise CheckpointError(f"{path / name} can't be read: {error}") from error
             if actual != expected:
                 raise CheckpointError(f"{path / name} is damaged: its SHA-256 is another one than {whole} says.")
-        return Saved(path, facts, json.loads((path / "host.json").read_text()), self._read_curves(facts["curves"]))
+        host = facts["host"] if facts["format"] > 1 else json.loads((path / "host.json").read_text())
+        return Saved(path, facts, host, self._read_curves(facts["curves"]))
 
     def go_on_from(self, saved: Saved | None) -> None:
         """Let curves be written behind those of this checkpoint; None: from the start."""
@@ -224,20 +236,28 @@ class Store:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest, block = hashlib.sha256(), bytearray(1 << 18)
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(memoryview(block)[:size])
     return digest.hexdigest()
 
 
-def _digest_of(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def sealed(facts: Any) -> str:
+    """A manifest, and the SHA-256 of its bytes before it."""
+    text = json.dumps(facts)
+    return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "manifest": {text}}}'
 
 
-def _number(path: Path) -> int:
-    """A checkpoint's number; 0 for anything else."""
-    number, _, rest = path.name.partition("-step-")
+def _sealed_1(facts: Any) -> str:
+    """The same in format 1."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"manifest": facts, "sha256": digest}, indent=1)
+
+
+def _number(name: str) -> int:
+    """The number of a checkpoint with such a folder; 0 for any other name."""
+    number, _, rest = name.partition("-step-")
     return int(number) if number.isdigit() and rest.isdigit() else 0
 
 

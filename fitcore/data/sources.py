@@ -167,7 +167,7 @@ class ArraySource:
     def state(self, feed: Any) -> dict[str, Any]:
         if feed is None:
             return {}
-        order = feed[0].numpy()
+        order = np.asarray(feed[0])  # not a copy of it, as `numpy()` is
         return {"digest": _digest(order)} if self.order.repeatable else {"order": order}
 
     def open_again(
