@@ -163,8 +163,8 @@ def of_growth(data: Row) -> list[str]:
         "",
         f"From `python -m benchmarks.growth --numerics={data['numerics']}` {said_of(data)}. A step's cost goes as size to the "
         "power of the exponent: 0 is no growth, 1 in proportion; at the end: between the two largest sizes, and so memory's, "
-        f"which is said of at least {growth.SURE:g} MB. MB at the peak of a process's first fit beyond what it held before, with "
-        "model and data made, and what it still holds afterwards.",
+        f"which is said of at least {growth.SURE:g} MB. MB: at the peak of a process's first fit, beyond what it held before "
+        "with model and data made; in brackets what it still holds afterwards.",
         "",
         *table(growth.HEAD, map(growth.cells, data["rows"])),
     ]

@@ -44,6 +44,7 @@ BATCH, WIDTH, CLASSES = 256, 784, 10
 BATCH_BYTES = 4 * BATCH * (WIDTH + 1)
 FILES = 4
 IN_MEMORY = 32  # batches
+AHEAD = 8  # batches; tf.data.AUTOTUNE goes up to 512 of them, where it takes the machine's memory for its own
 SHARE = 0.25  # of the data that the process may hold
 MOST = 1.05  # times as long as the bare pipeline and the bare steps
 FITS = ("fitcore", "keras")
@@ -79,15 +80,16 @@ def write(directory: str, batches: int) -> list[str]:
     return paths
 
 
-def pipeline(paths: Sequence[str]) -> tf.data.Dataset:
-    """Batches of x [256, 784] float32 and y [256] int32, as they stand in the files."""
+def pipeline(paths: Sequence[str], batches: int) -> tf.data.Dataset:
+    """So many batches, x [256, 784] float32 and y [256] int32, as they stand in the files."""
 
     def parsed(records: tf.Tensor) -> Any:
         rows = tf.reshape(tf.io.decode_raw(records, tf.float32), [BATCH, WIDTH + 1])
         return rows[:, :-1], tf.cast(rows[:, -1], tf.int32)
 
     records = tf.data.TFRecordDataset(list(paths), num_parallel_reads=FILES).batch(BATCH, drop_remainder=True)
-    return records.map(parsed, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    data = records.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(AHEAD)
 
 
 def taken(data: tf.data.Dataset) -> Callable[[], int]:
@@ -206,11 +208,11 @@ def main(argv: Sequence[str]) -> None:
     batches = batches_in(flags.FLAGS.gigabytes)
     extra = int(SHARE * batches * BATCH_BYTES)
     with tempfile.TemporaryDirectory(dir=flags.FLAGS.directory) as directory:
-        few = pipeline(write(directory, FILES))
+        few = pipeline(write(directory, FILES), FILES)
         for name in MODELS:  # what a process pays once
             for run in ways(name, few, FILES).values():
                 run()
-        data = pipeline(write(directory, batches))
+        data = pipeline(write(directory, batches), batches)
         with at_most(extra):
             rows = [measure(name, data, batches, flags.FLAGS.rounds) for name in MODELS]
     found = {"gigabytes": flags.FLAGS.gigabytes, "batches": batches, "rows": rows}

@@ -18,7 +18,6 @@ WITHOUT_DEVICE = {
     "results": "measures nothing",
     "placement": "answers for a GPU without one",
     "chaos_run": "chaos starts it, and says where",
-    "chaos_script": "so it does",
     "peers": "has the flag, and no TensorFlow",
     "gate": "has it from peers",
 }
@@ -147,7 +146,7 @@ def test_a_verdict_on_streaming() -> None:
 def test_a_pipeline_has_the_rows_of_the_files(tmp_path: Path) -> None:
     assert streaming.batches_in(1.0) == 1244
     assert streaming.batches_in(1e-9) == streaming.FILES
-    batches = list(streaming.pipeline(streaming.write(str(tmp_path), 6)))
+    batches = list(streaming.pipeline(streaming.write(str(tmp_path), 6), 6))
     assert [(tuple(x.shape), tuple(y.shape)) for x, y in batches] == [((256, 784), (256,))] * 6
     written = np.concatenate([np.random.default_rng(i).random((256, 785), dtype=np.float32)[:, :-1] for i in range(6)])
     read = np.concatenate([x.numpy() for x, _ in batches])
@@ -156,7 +155,7 @@ def test_a_pipeline_has_the_rows_of_the_files(tmp_path: Path) -> None:
 
 
 def test_each_way_goes_through_the_data_once(tmp_path: Path) -> None:
-    ways = streaming.ways("linear", streaming.pipeline(streaming.write(str(tmp_path), 5)), 5)
+    ways = streaming.ways("linear", streaming.pipeline(streaming.write(str(tmp_path), 5), 5), 5)
     assert set(ways) == set(streaming.WAYS)
     assert len(ways["fitcore"]().steps["step/loss"]) == 5
     assert ways["pipeline"]() == 5
@@ -234,7 +233,7 @@ def test_verdicts() -> None:
 
 
 def test_a_child_that_fails_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="about no.* ended with 1"):
+    with pytest.raises(RuntimeError, match=r"about no.* ended with 1"):
         measuring.said_by("about no", "argument")
 
 

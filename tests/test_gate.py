@@ -24,7 +24,7 @@ assert gate.fallen(before, now) == []
 now["mlp fast"]["median"] = 3.79
 assert gate.fallen(before, now) == ["mlp fast: 3.79 times as fast as model.fit; it was 4.00, 3.80 at worst"]
 assert gate.fallen(before, {}) == []  # not measured
-assert gate.fallen({}, {"cnn fast": now["mlp fast"]}) == ["cnn fast: 3.79 times as fast as model.fit; nothing was recorded of it"]
+assert gate.fallen({}, now)[0] == "mlp fast: 3.79 times as fast as model.fit; nothing was recorded of it"
 assert gate.over([3.0, 8.0, 4.0], [1.0, 2.0, 2.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 keras = {"parameters": 10, "loss": 1.0}
