@@ -43,7 +43,7 @@ from benchmarks.workloads import WORKLOADS
 BATCH, WIDTH, CLASSES = 256, 784, 10
 BATCH_BYTES = 4 * BATCH * (WIDTH + 1)
 FILES = 4
-IN_MEMORY = 32  # batches
+IN_MEMORY = 16  # batches
 AHEAD = 8  # batches; tf.data.AUTOTUNE goes up to 512 of them, where it takes the machine's memory for its own
 SHARE = 0.25  # of the data that the process may hold
 MOST = 1.05  # times as long as the bare pipeline and the bare steps
