@@ -3,19 +3,19 @@
     python -m benchmarks.streaming [--gigabytes=2] [--rounds=5] [--device=cpu] [--directory=DIR] [--json=FILE]
 
 Writes so many gigabytes of TFRecords to disk, a record for each row of 784 float32 and its class, and reads them by `tf.data`
-in batches of 256. Before anything is measured the process is forbidden (RLIMIT_DATA) to hold more than a quarter of them beside
-what it holds already, TensorFlow and a few small fits; that an array of half of them is then refused is checked. What the
-kernel keeps of files in its own memory doesn't count: the disk is not what is measured. Two models: `linear`, a dense layer of
-10 classes, whose step is far shorter than reading its batch, and `mlp`, the workload of that name, whose step isn't. In each
-round these take turns, over all batches:
+in batches of 256, in one thread, which reads ahead. Before anything is measured the process is forbidden (RLIMIT_DATA) to hold
+more than a quarter of them beside what it holds already, TensorFlow and a few small fits; that an array of half of them is
+then refused is checked. What the kernel keeps of files in its own memory doesn't count: the disk is not what is measured. Two
+models: `linear`, a dense layer of 10 classes, whose step is far shorter than reading its batch, and `mlp`, the workload of
+that name, whose step isn't. In each round these take turns, over all batches:
 
     pipeline   the batches alone, taken one after the other in a compiled loop
     steps      as many steps of the model alone, by fitcore, on a few batches in memory, over and over
     fitcore    fitcore.fit on the pipeline; keras: model.fit on it
 
 Printed is how long a fit takes beside the bare pipeline, and beside the pipeline and the steps one after the other, medians of
-the rounds' ratios. Where cores are idle a fit takes as long as the longer of the two, for the pipeline reads ahead; where the
-pipeline keeps all of them busy, at best as long as both. So the target, at most 5 % added, is held against either.
+the rounds' ratios. Where cores are idle a fit takes as long as the longer of the two, for the pipeline reads ahead; where both
+keep them busy, at worst as long as both. So the target, at most 5 % added, is held against the pipeline, then against both.
 """
 
 from __future__ import annotations
@@ -87,8 +87,7 @@ def pipeline(paths: Sequence[str], batches: int) -> tf.data.Dataset:
         rows = tf.reshape(tf.io.decode_raw(records, tf.float32), [BATCH, WIDTH + 1])
         return rows[:, :-1], tf.cast(rows[:, -1], tf.int32)
 
-    records = tf.data.TFRecordDataset(list(paths), num_parallel_reads=FILES).batch(BATCH, drop_remainder=True)
-    data = records.map(parsed, num_parallel_calls=tf.data.AUTOTUNE)
+    data = tf.data.TFRecordDataset(list(paths)).batch(BATCH, drop_remainder=True).map(parsed)
     return data.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(AHEAD)
 
 
