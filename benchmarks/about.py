@@ -1,4 +1,4 @@
-"""What a measurement is kept with: when, on which machine and with which versions it was made."""
+"""What a measurement is said and kept with: when, on which machine and with which versions it was made."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def about(command: str, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def write(path: str, command: str, data: Mapping[str, Any], device: str = "cpu") -> None:
-    """Write figures to a file, under that head; `python -m benchmarks.results` makes a table of them."""
+def line(device: str = "cpu") -> str:
+    """The same in short, for the first line that a benchmark prints."""
+    versions = about("", device)["versions"]
+    return f"Keras {versions['keras']}, TensorFlow {versions['tensorflow']}, {device}, {os.cpu_count()} cores"
+
+
+def write(path: str | Path, command: str, data: Mapping[str, Any], device: str = "cpu") -> None:
+    """Write figures to a file, under that head; `python -m benchmarks.results` makes a table of some of them."""
     Path(path).write_text(json.dumps(about(command, device) | dict(data), indent=1) + "\n")

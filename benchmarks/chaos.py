@@ -1,4 +1,6 @@
-"""Does a run survive SIGKILL? `python -m benchmarks.chaos [--kills=100] [--seed=0] [--scenario=arrays] [--directory=DIR]`.
+"""Does a run survive SIGKILL?
+
+    python -m benchmarks.chaos [--kills=100] [--seed=0] [--scenario=arrays] [--device=cpu] [--directory=DIR]
 
 Each scenario trains on real digits in a process of its own that saves itself every 100 steps. It is killed at a moment drawn
 from the seed (while it starts, while a checkpoint is being written, or anywhere), started again, and so on until it has
@@ -27,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from absl import app, flags
+
+from benchmarks import device
 
 EVERY = 100  # steps between checkpoints, as in benchmarks/chaos_run.py
 SCENARIOS = ("arrays", "dataset", "noise", "script")
@@ -71,7 +75,8 @@ class Life:
             command = [sys.executable, "-m", "fitcore", *saving, str(script), str(directory)]
         self._output = open(directory / "output", "w+")  # noqa: SIM115 (held until the process has ended)
         # A script finds what lies beside it; this one takes its data from the experiments.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        environment = device.environment()
+        environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
         self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=subprocess.STDOUT)
 
     def lines(self) -> list[tuple[int, int]]:
@@ -183,6 +188,7 @@ def _check_start(tally: Tally, scenario: str, start: int, saved: int | None, rea
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    device.environment()  # an error if there is no such device
     names = FLAGS.scenario or SCENARIOS
     tallies = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -209,6 +215,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    device.define()
     flags.DEFINE_integer("kills", 100, "How many processes to kill, shared out among the scenarios.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the moments.")
     flags.DEFINE_multi_enum("scenario", None, list(SCENARIOS), "Which scenario; may be given several times. Default: all.")

@@ -31,7 +31,7 @@ from absl import app, flags
 
 import fitcore
 from benchmarks import device
-from benchmarks.noise_overhead import interval_of_median
+from benchmarks.measuring import interval_of_median
 from benchmarks.workloads import WORKLOADS
 
 NAMES = ("mlp", "cnn")

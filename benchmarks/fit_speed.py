@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +31,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import device
+from benchmarks import about, device
+from benchmarks.measuring import in_turn, memory_megabytes, said_by
 from benchmarks.parity.strategies import mirrored, one_device, two_logical_cpus
 from benchmarks.workloads import DEFAULT, WORKLOADS, Workload
 
@@ -109,22 +107,18 @@ def one_round(workload: Workload, fit: Fit) -> tuple[float, float, list[np.ndarr
     first = timed(fit, model, few, batch)
     timed(fit, model, few, batch)  # settles what a second call still sets up
     later = timed(fit, model, many, batch) / workload.steps
-    return first, later, [variable.numpy() for variable in model.variables]
+    variables = [variable.numpy() for variable in model.variables]
+    keras.backend.clear_session()
+    return first, later, variables
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Figures of one workload."""
-    first: dict[str, list[float]] = {"keras": [], "fitcore": []}
-    later: dict[str, list[float]] = {"keras": [], "fitcore": []}
-    identical = True
-    for i in range(rounds):
-        variables = {}
-        for which in list(FITS)[:: 1 if i % 2 == 0 else -1]:
-            a, b, variables[which] = one_round(WORKLOADS[name], FITS[which])
-            first[which].append(a)
-            later[which].append(b)
-            keras.backend.clear_session()
-        identical &= all(np.array_equal(p, q) for p, q in zip(variables["keras"], variables["fitcore"]))
+    found = in_turn(list(FITS), lambda which: one_round(WORKLOADS[name], FITS[which]), rounds)
+    first = {which: [seconds for seconds, _, _ in found[which]] for which in FITS}
+    later = {which: [seconds for _, seconds, _ in found[which]] for which in FITS}
+    pairs = [(a, b) for (_, _, a), (_, _, b) in zip(found["keras"], found["fitcore"])]
+    identical = all(np.array_equal(p, q) for theirs, ours in pairs for p, q in zip(theirs, ours))
     ratios = [k / f for k, f in zip(later["keras"], later["fitcore"])]
     return {
         "workload": name,
@@ -142,19 +136,8 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 def peak_memory(name: str) -> dict[str, float]:
     """Peak resident memory in MB of a process that trains with Keras, and of one that trains with fitcore."""
-    peaks = {}
-    for which in FITS:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.fit_speed",
-            f"--workload={name}",
-            f"--only={which}",
-            f"--device={FLAGS.device}",
-            f"--strategy={FLAGS.strategy}",
-        ]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[f"{which}_peak_mb"] = float(output.split()[-1])
+    same = (f"--workload={name}", f"--device={FLAGS.device}", f"--strategy={FLAGS.strategy}")
+    peaks = {f"{which}_peak_mb": said_by("fit_speed", f"--only={which}", *same) for which in FITS}
     return peaks | {"memory_ratio": peaks["fitcore_peak_mb"] / peaks["keras_peak_mb"]}
 
 
@@ -162,18 +145,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     names = FLAGS.workload or DEFAULT
-    device.use()
+    where = device.use()
     if FLAGS.strategy == "mirrored":
         two_logical_cpus()
     if FLAGS.only:
         for name in names:
             one_round(WORKLOADS[name], FITS[FLAGS.only])
-        # Not getrusage: a child's ru_maxrss begins at what its parent held when it was started.
-        with open("/proc/self/status") as file:
-            print(next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")))
+        print(memory_megabytes("VmHWM"))
         return
 
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {FLAGS.device}, {os.cpu_count()} cores")
+    print(about.line(where))
     print("µs per step of later calls, and seconds of the first call (ten steps); medians of", FLAGS.rounds, "rounds")
     for which in FITS:  # the first model of a process pays for much that is not its own
         one_round(WORKLOADS["linear"], FITS[which])
@@ -196,9 +177,7 @@ def main(argv: list[str]) -> None:
     mean = math.exp(statistics.fmean(math.log(row["speedup"]) for row in rows))
     print(f"fitcore is {mean:.2f} times as fast as model.fit (geometric mean)")
     if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "device": FLAGS.device}
-            json.dump({"versions": versions, "geometric_mean": mean, "rows": rows}, file, indent=1)
+        about.write(FLAGS.json, "fit_speed", {"geometric_mean": mean, "rows": rows}, where)
     if not all(row["identical"] for row in rows):
         sys.exit("The two did not do the same work.")
 

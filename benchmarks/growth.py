@@ -1,6 +1,6 @@
-"""How does the cost of a step grow?
+"""How does the cost of a step grow, and what a fit takes of memory?
 
-    python -m benchmarks.growth [--axis=batch] [--numerics=exact] [--rounds=3] [--json=FILE]
+    python -m benchmarks.growth [--axis=batch] [--numerics=exact] [--rounds=3] [--device=cpu] [--json=FILE]
 
 An MLP on 64 numbers, hidden layer of 64, batch 32, Adam, and along each axis one thing that grows, the rest as it is:
 
@@ -13,13 +13,19 @@ An MLP on 64 numbers, hidden layer of 64, batch 32, Adam, and along each axis on
 
 From fits of two lengths come a step's cost, without what a fit costs at its start, and the start, in which a longer pass is
 shuffled. All sizes of an axis take turns; medians over the rounds. The exponent b of cost ~ size**b is the slope of a line
-through the logarithms: 0 is no growth, 1 is in proportion; "at the end" is the slope between the two largest. CPU.
+through the logarithms: 0 is no growth, 1 is in proportion; "at the end" is the slope between the two largest.
+
+Memory is the process's (with a GPU, the host's), by a child process for each size that has made model and data and one fit of
+the smallest size: what it holds at the peak of its first fit beyond what it held before, so copies of the data, gradients, the
+optimizer's variables and what tracing takes; and, kept, what it still holds afterwards. Its exponent is the slope between the
+two largest sizes, and not said where either is below 16 MB, where it would be that of the noise.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +38,10 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import about
+from benchmarks import about, device
+from benchmarks.measuring import in_turn, memory_megabytes, said_by
+
+SURE = 16.0  # megabytes from which on memory's growth is told from noise
 
 
 @dataclass(frozen=True)
@@ -122,60 +131,92 @@ def step_and_start(steps: tuple[int, int], seconds: tuple[float, float]) -> tupl
     return step, seconds[0] - steps[0] * step
 
 
-def measure(name: str, numerics: str, rounds: int) -> dict[str, Any]:
-    """Figures of one axis; an exponent is NaN where a step's cost is lost in what a fit's start costs."""
+def seconds_of(name: str, numerics: str, rounds: int) -> list[tuple[float, float]]:
+    """(seconds of the short fit, of the long one) for each size of an axis, medians over the rounds."""
     axis = AXES[name]
-    short, long = axis.steps
-    made = {size: fits(axis.made(size), long, numerics) for size in axis.sizes}
-    for fit in made.values():  # traces
-        fit(short)
-        fit(long)
-    seconds: dict[int, list[tuple[float, float]]] = {size: [] for size in axis.sizes}
-    for i in range(rounds):
-        for size in axis.sizes[:: 1 if i % 2 == 0 else -1]:
-            seconds[size].append((made[size](short), made[size](long)))
+    made = {size: fits(axis.made(size), axis.steps[1], numerics) for size in axis.sizes}
+    all_fits = [(size, steps) for size in axis.sizes for steps in axis.steps]
+
+    def run(fit: tuple[int, int]) -> float:
+        return made[fit[0]](fit[1])
+
+    in_turn(all_fits, run, 1)  # traces
+    medians = {fit: statistics.median(seconds) for fit, seconds in in_turn(all_fits, run, rounds).items()}
     keras.backend.clear_session()
-    medians = []
-    for size in axis.sizes:
-        each = [statistics.median(times) for times in zip(*seconds[size])]
-        medians.append(step_and_start(axis.steps, (each[0], each[1])))
-    steps = [step for step, _ in medians]
+    return [(medians[size, axis.steps[0]], medians[size, axis.steps[1]]) for size in axis.sizes]
+
+
+def memory(name: str, size: int, numerics: str) -> dict[str, float]:
+    """Megabytes of one size of an axis, of the process that this runs in."""
+    axis = AXES[name]
+    fits(axis.made(axis.sizes[0]), axis.steps[0], numerics)(axis.steps[0])
+    fit = fits(axis.made(size), axis.steps[1], numerics)
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # VmHWM, the peak, begins anew: `man proc_pid_clear_refs`
+    before = memory_megabytes("VmRSS")
+    fit(axis.steps[0])
+    gc.collect()
+    return {"peak_mb": memory_megabytes("VmHWM") - before, "kept_mb": memory_megabytes("VmRSS") - before}
+
+
+def measure(name: str, numerics: str, rounds: int) -> dict[str, Any]:
+    """Figures of one axis; an exponent is NaN where what grows is lost in what doesn't."""
+    axis = AXES[name]
+    costs = [step_and_start(axis.steps, seconds) for seconds in seconds_of(name, numerics, rounds)]
+    steps = [step for step, _ in costs]
     known = min(steps) > 0
+    arguments = (f"--axis={name}", f"--numerics={numerics}", f"--device={flags.FLAGS.device}")
+    held = [said_by("growth", f"--size={size}", *arguments) for size in axis.sizes]
+    peaks = [each["peak_mb"] for each in held]
     return {
         "axis": name,
         "sizes": list(axis.sizes),
         "us_per_step": [1e6 * step for step in steps],
-        "ms_at_start": [1e3 * start for _, start in medians],
+        "ms_at_start": [1e3 * start for _, start in costs],
         "exponent": exponent(axis.sizes, steps) if known else math.nan,
         "at_the_end": exponent(axis.sizes[-2:], steps[-2:]) if known else math.nan,
+        "peak_mb": peaks,
+        "kept_mb": [each["kept_mb"] for each in held],
+        "memory_at_the_end": exponent(axis.sizes[-2:], peaks[-2:]) if min(peaks[-2:]) >= SURE else math.nan,
     }
+
+
+HEAD = ("axis", "exponent", "at the end", "memory's", "µs per step, by size", "ms at a fit's start", "MB at the peak (kept)")
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row of the table."""
+    exponents = [row["exponent"], row["at_the_end"], row["memory_at_the_end"]]
     costs = ", ".join(f"{size:g}: {cost:.0f}" for size, cost in zip(row["sizes"], row["us_per_step"]))
     starts = ", ".join(f"{start:.0f}" for start in row["ms_at_start"])
-    return [row["axis"], f"{row['exponent']:.2f}", f"{row['at_the_end']:.2f}", costs, starts]
+    held = ", ".join(f"{peak:.0f} ({kept:.0f})" for peak, kept in zip(row["peak_mb"], row["kept_mb"]))
+    return [row["axis"], *("-" if math.isnan(each) else f"{each:.2f}" for each in exponents), costs, starts, held]
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores, {flags.FLAGS.numerics}")
-    print(f"{'axis':12s}{'exponent':>9s}{'at the end':>12s}  µs per step by size; ms at a fit's start", flush=True)
+    where, numerics = device.use(), flags.FLAGS.numerics
+    if flags.FLAGS.size:
+        print(json.dumps(memory(flags.FLAGS.axis[0], flags.FLAGS.size, numerics)))
+        return
+    print(f"{about.line(where)}, {numerics}")
+    print(f"{HEAD[0]:12s}" + "".join(f"{each:>12s}" for each in HEAD[1:4]) + f"  {'; '.join(HEAD[4:])}", flush=True)
     rows = []
     for name in flags.FLAGS.axis or AXES:
-        rows.append(row := measure(name, flags.FLAGS.numerics, flags.FLAGS.rounds))
-        first, all_of_it, end, costs, starts = cells(row)
-        print(f"{first:12s}{all_of_it:>9s}{end:>12s}  {costs}; {starts}", flush=True)
+        rows.append(row := measure(name, numerics, flags.FLAGS.rounds))
+        said = cells(row)
+        print(f"{said[0]:12s}" + "".join(f"{each:>12s}" for each in said[1:4]) + f"  {'; '.join(said[4:])}", flush=True)
     if flags.FLAGS.json:
-        about.write(flags.FLAGS.json, "growth", {"numerics": flags.FLAGS.numerics, "rows": rows})
+        about.write(flags.FLAGS.json, "growth", {"numerics": numerics, "rows": rows}, where)
 
 
 if __name__ == "__main__":
+    device.define()
     flags.DEFINE_multi_enum("axis", None, list(AXES), "Along which axis; may be given several times. Default: all.")
     flags.DEFINE_enum("numerics", "exact", ["exact", "fast"], "Which tier.")
     flags.DEFINE_integer("rounds", 3, "Rounds, each timing all sizes.", lower_bound=1)
     flags.DEFINE_string("json", None, "Write the figures to this file.")
+    flags.DEFINE_integer("size", None, "Measure the memory of this size of the axis alone, and print it as JSON.")
     app.run(main)

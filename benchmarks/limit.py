@@ -1,6 +1,6 @@
 """How far is a step from what the machine allows?
 
-    python -m benchmarks.limit [--workload=mlp] [--rounds=5] [--json=FILE]
+    python -m benchmarks.limit [--workload=mlp] [--rounds=5] [--device=cpu] [--json=FILE]
 
 The floor of a workload's step is the larger of two times:
 
@@ -11,13 +11,12 @@ The floor of a workload's step is the larger of two times:
                which TensorFlow adds 1 to an array of as many bytes
 
 Beside it µs per step of both tiers, and how many times the floor that is, medians over rounds in which all are timed in turn.
-XLA, in the fast tier, has matrix products of its own: where they are faster than TensorFlow's, it may come below. CPU.
+XLA, in the fast tier, has matrix products of its own: where they are faster than TensorFlow's, it may come below.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections import Counter
@@ -30,7 +29,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import about
+from benchmarks import about, device
+from benchmarks.measuring import in_turn
 from benchmarks.placement_walk import needs_of, reachable
 from benchmarks.workloads import DEFAULT, WORKLOADS, Workload
 
@@ -235,14 +235,18 @@ def measure(name: str, workload: Workload, rounds: int) -> dict[str, Any]:
     add, nothing = repeated(lambda: array + 1.0), repeated(lambda: one + 1.0)
     for tier in models:
         fit(tier), fit(tier)
-    seconds: dict[str, list[float]] = {key: [] for key in ("matrices", "bytes", *models)}
-    for _ in range(rounds):
+
+    def matrices() -> float:
         idle = seconds_of(nothing)  # the loop's own cost
-        each = {product: max(seconds_of(call) - idle, 0.0) for product, call in calls.items()}
-        seconds["matrices"].append(sum(times * each[product] for product, times in found.items()))
-        seconds["bytes"].append(max(seconds_of(add) - idle, 0.0))
-        for tier in models:
-            seconds[tier].append(fit(tier))
+        return sum(times * max(seconds_of(calls[product]) - idle, 0.0) for product, times in found.items())
+
+    def moving() -> float:
+        return max(seconds_of(add) - seconds_of(nothing), 0.0)
+
+    def timed(what: str) -> float:
+        return matrices() if what == "matrices" else moving() if what == "bytes" else fit(what)
+
+    seconds = in_turn(["matrices", "bytes", *models], timed, rounds)
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     least, bound = floor(medians["matrices"], medians["bytes"])
     flops = sum(times * product.flops for product, times in found.items())
@@ -287,8 +291,8 @@ def cells(row: dict[str, Any]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    tf.config.set_visible_devices([], "GPU")
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; µs per step, medians")
+    where = device.use()
+    print(f"{about.line(where)}; µs per step, medians")
     print(f"{HEAD[0]:18s}" + "".join(f"{each:>12s}" for each in HEAD[1:]))
     rows = []
     for name in flags.FLAGS.workload or DEFAULT:
@@ -298,10 +302,11 @@ def main(argv: Sequence[str]) -> None:
         first, *others = cells(row)
         print(f"{first:18s}" + "".join(f"{each:>12s}" for each in others), flush=True)
     if flags.FLAGS.json:
-        about.write(flags.FLAGS.json, "limit", {"rounds": flags.FLAGS.rounds, "rows": rows})
+        about.write(flags.FLAGS.json, "limit", {"rounds": flags.FLAGS.rounds, "rows": rows}, where)
 
 
 if __name__ == "__main__":
+    device.define()
     flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Which workload; several may be given. Default: six small ones.")
     flags.DEFINE_integer("rounds", 5, "Rounds, each timing all.", lower_bound=1)
     flags.DEFINE_string("json", None, "Write the figures to this file.")

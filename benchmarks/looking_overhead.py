@@ -7,8 +7,8 @@
     histograms   the same, with histograms and update-to-weight ratios every 1000 steps
     progress     `fitcore.Progress`: a living line if this is started on a terminal, as by script -qc "..."
 
-In each round all train a copy of the same model, one after the other; the order turns from round to round, and only times of
-the same round are compared. Printed are medians over rounds, and the medians of the rounds' ratios with 95 % intervals. All
+In each round all train a copy of the same model, one after the other; the order is reversed from round to round, and only times
+of the same round are compared. Printed are medians over rounds, and the medians of the rounds' ratios with 95 % intervals. All
 that a fit takes is timed. Two models that are trained in the same way may differ by 1 or 2 % throughout, by where their memory
 lies: so far these ratios tell nothing. The target is for points: writing them costs 3 % of what recording them takes anyway, at
 most; it is met if the median is within it; "maybe": the interval's other end is not.
@@ -28,12 +28,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import device
-from benchmarks.noise_overhead import interval_of_median
+from benchmarks import about, device
+from benchmarks.measuring import in_turn, interval_of_median, verdict
 from benchmarks.workloads import WORKLOADS
 
 NAMES = ("mlp", "cnn")
@@ -78,10 +77,7 @@ def measure(name: str, rounds: int, directory: str) -> dict[str, Any]:
             pace = fit(way, *workload.data(rows)) / rows * BATCH
     steps = int(SECONDS / pace)
     x, y = workload.data(steps * BATCH)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for i in range(rounds):
-        for way in WAYS[i % len(WAYS) :] + WAYS[: i % len(WAYS)]:
-            seconds[way].append(fit(way, x, y) / steps)
+    seconds = in_turn(WAYS, lambda way: fit(way, x, y) / steps, rounds)
     values = [[variable.numpy() for variable in models[way].variables] for way in WAYS]
     keras.backend.clear_session()
     over = {"recording": "plain", "points": "recording", "histograms": "points", "progress": "plain"}
@@ -97,8 +93,7 @@ def measure(name: str, rounds: int, directory: str) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    device.use()
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
+    print(f"{about.line(device.use())}; medians of {FLAGS.rounds} rounds")
     missed = False
     for name in FLAGS.workload or NAMES:
         with tempfile.TemporaryDirectory() as directory:
@@ -109,7 +104,7 @@ def main(argv: list[str]) -> None:
         print(f"{name}: {row['plain']:.0f} µs per step plain, {row['steps']} steps; the same bits: {row['identical']}")
         for way, (middle, low, high_end) in row["ratios"].items():
             print(f"  {way:11s} {middle:6.3f}, 95 % {low:.3f}-{high_end:.3f}")
-        print(f"  points at most {MOST}: {'MISSED' if not met else 'met' if high <= MOST else 'met, maybe'}", flush=True)
+        print(f"  points at most {MOST}: {verdict(met, high <= MOST)}", flush=True)
     sys.exit(missed)
 
 

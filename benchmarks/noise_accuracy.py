@@ -1,4 +1,6 @@
-"""Is the measured gradient noise right? `python -m benchmarks.noise_accuracy [--only=layers] [--case=NAME] [--json=FILE]`
+"""Is the measured gradient noise right?
+
+    python -m benchmarks.noise_accuracy [--only=layers] [--case=NAME] [--device=cpu] [--json=FILE]
 
     layers      every case of benchmarks/noise_cases.py against one backward pass per example, in float64 and float32;
                 the fallback and the split estimator on layers that have a rule; and the stopping criterion
@@ -13,7 +15,6 @@ Sigma = H e e^T H + (e^T H e + sigma^2) H and tr(Sigma) = |H e|^2 + (e^T H e + s
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
+from benchmarks import about, device
 from benchmarks.noise_cases import NOISE_CASES, NoiseCase
 from benchmarks.noise_reference import compare, per_example_gradients, variables_of
 from benchmarks.noise_reference import measure as measure_case
@@ -231,7 +233,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     start = time.perf_counter()
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}")
+    where = device.use()
+    print(about.line(where))
     print(f"{'case':26s} {'what':38s} {'measured':>10s}  {'bound':12s}", flush=True)
     rows = []
     parts = {"layers": lambda: layer_rows(FLAGS.case or list(NOISE_CASES)), "closed": closed_rows, "intervals": interval_rows}
@@ -244,9 +247,7 @@ def main(argv: list[str]) -> None:
             )
             rows.append(result)
     if FLAGS.json:
-        versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}
-        with open(FLAGS.json, "w") as file:
-            json.dump({"versions": versions, "rows": rows, "seconds": time.perf_counter() - start}, file, indent=1)
+        about.write(FLAGS.json, "noise_accuracy", {"rows": rows, "seconds": time.perf_counter() - start}, where)
     met = sum(result["met"] for result in rows)
     print(f"noise accuracy {met}/{len(rows)}")
     sys.exit(met < len(rows))
@@ -254,6 +255,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
+    device.define()
     flags.DEFINE_multi_enum("only", None, list(KINDS), "Which part; may be given several times. Default: all.")
     flags.DEFINE_multi_enum("case", None, sorted(NOISE_CASES), "Compare only this case; may be given several times.")
     flags.DEFINE_string("json", None, "Write the figures to this file.")

@@ -3,7 +3,7 @@
     python -m benchmarks.noise_overhead [--workload=mlp] [--batch=32] [--examples=128] [--rounds=21] [--device=cpu]
                                         [--memory] [--json=FILE]
 
-In each round the three train a copy of the same model each, one after the other; the order changes from round to round. A
+In each round the three train a copy of the same model each, one after the other; the order is reversed from round to round. A
 shared machine's speed drifts within seconds, so rounds are short and many, and only times of the same round are compared.
 Printed are medians over rounds, and the median of the rounds' ratios with its 95 % interval (from order statistics, so that
 no spike counts more than another): "cost" is fitcore with measurement to fitcore without, "to fit" is fitcore with
@@ -16,22 +16,18 @@ fallback), with and without measurement.
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import device
+from benchmarks import about, device
+from benchmarks.measuring import in_turn, interval_of_median, memory_megabytes, said_by, verdict
 from benchmarks.workloads import WORKLOADS, Workload
 
 NAMES = ("mlp", "deep", "cnn", "lstm", "transformer")
@@ -65,14 +61,6 @@ def fit(way: str, model: keras.Model, x: Any, y: Any, batch: int) -> float:
     return time.perf_counter() - start
 
 
-def interval_of_median(values: list[float]) -> list[float]:
-    """An interval that holds the median of the values' distribution with at least 95 % confidence, from order statistics."""
-    n, below, rank = len(values), 0.0, 0
-    while (below := below + math.comb(n, rank) / 2**n) <= 0.025:  # chance that `rank` values or fewer lie below it
-        rank += 1
-    return [sorted(values)[max(rank - 1, 0)], sorted(values)[min(n - rank, n - 1)]]
-
-
 def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     """Figures of one workload at one batch size."""
     workload: Workload = WORKLOADS[name]
@@ -88,10 +76,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     fit("noise", models["noise"], *workload.data(16 * batch), batch)
     fit("keras", models["keras"], *workload.data(16 * batch), batch)
     x, y = workload.data(steps * batch)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for i in range(rounds):
-        for way in WAYS[i % 3 :] + WAYS[: i % 3]:
-            seconds[way].append(fit(way, models[way], x, y, batch) / steps)
+    seconds = in_turn(WAYS, lambda way: fit(way, models[way], x, y, batch) / steps, rounds)
     variables = {way: [variable.numpy() for variable in models[way].variables] for way in WAYS}
     identical = all(np.array_equal(p, q) for way in WAYS for p, q in zip(variables["plain"], variables[way]))
     keras.backend.clear_session()
@@ -122,26 +107,18 @@ def without_rules() -> tuple[keras.Model, np.ndarray, np.ndarray]:
     return model, random.random((512, 14, 14, 32), dtype=np.float32), random.integers(0, 10, 512)
 
 
-def peak_memory(way: str) -> float:
-    """Peak resident memory in MB of a process that trains `without_rules`; "none": one that only builds it."""
-    command = [sys.executable, "-m", "benchmarks.noise_overhead", f"--only={way}"]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    device.use()
+    where = device.use()
     if FLAGS.only:
-        import resource
-
         model, x, y = without_rules()
         if FLAGS.only != "none":
             for _ in range(2):
                 fit(FLAGS.only, model, x, y, len(x))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(memory_megabytes("VmHWM"))
         return
-    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores; medians of {FLAGS.rounds} rounds")
+    print(f"{about.line(where)}; medians of {FLAGS.rounds} rounds")
     print(f"at most {FLAGS.examples} rows measured where that is dear" if FLAGS.examples else "every row measured")
     head = f"{'workload':12s} {'batch':>5s} {'plain µs':>9s} {'noise µs':>9s} {'fit µs':>9s}"
     print(head + f" {'cost':>6s} {'95 %':>11s} {'to fit':>7s} {'95 %':>11s}  same bits  target", flush=True)
@@ -152,17 +129,16 @@ def main(argv: list[str]) -> None:
             times = " ".join(f"{row[f'{way}_us_per_step']:9.0f}" for way in WAYS)
             cost, to_fit = ("{:.2f}-{:.2f}".format(*row[f"{key}_interval"]) for key in ("cost", "to_fit"))
             line = f"{name:12s} {batch:5d} {times} {row['cost']:6.2f} {cost:>11s} {row['to_fit']:7.2f} {to_fit:>11s}"
-            verdict = ("met" if row["certain"] else "met, maybe") if row["met"] else "MISSED"
-            print(line + f"  {'yes' if row['identical'] else 'NO':9s}  {verdict}", flush=True)
+            print(line + f"  {'yes' if row['identical'] else 'NO':9s}  {verdict(row['met'], row['certain'])}", flush=True)
             rows.append(row)
-    memory = {way: peak_memory(way) for way in ("none", "plain", "noise")} if FLAGS.memory else None
-    if memory is not None:
+    children = ("none", "plain", "noise") if FLAGS.memory else ()
+    memory = {way: said_by("noise_overhead", f"--only={way}", f"--device={where}") for way in children}
+    if memory:
         ratio = memory["noise"] / memory["plain"]
         print(f"fallback, batch 512: peak {memory['plain']:.0f} MB without, {memory['noise']:.0f} MB with: {ratio:.2f}")
     if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            versions = {"keras": keras.__version__, "tensorflow": tf.__version__, "cores": os.cpu_count()}
-            json.dump({"versions": versions, "examples": FLAGS.examples, "rows": rows, "memory_mb": memory}, file, indent=1)
+        found = {"examples": FLAGS.examples, "rows": rows, "memory_mb": memory}
+        about.write(FLAGS.json, "noise_overhead", found, where)
     met = sum(row["met"] for row in rows)
     print(f"noise overhead {met}/{len(rows)} within target")
     sys.exit(met < len(rows))

@@ -16,8 +16,6 @@ of `keras`, optimizer variables included.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import statistics
 import sys
 import time
@@ -31,7 +29,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import fitcore
-from benchmarks import device
+from benchmarks import about, device
+from benchmarks.measuring import in_turn
 from benchmarks.workloads import DEFAULT, WORKLOADS
 from fitcore.optimizers import fused
 
@@ -86,11 +85,8 @@ def measure(name: str) -> dict[str, Any]:
     paces = [runs[form](few) for form in FORMS]
     steps = min(max(int(FLAGS.seconds / paces[0]), 20), 3000)
     data = workload.data(steps * BATCH)
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
-    for i in range(-1, FLAGS.rounds):  # one round for nothing
-        for form in FORMS[:: 1 if i % 2 == 0 else -1]:
-            seconds = runs[form](data)
-            times[form] += [1e6 * seconds] if i >= 0 else []
+    in_turn(FORMS, lambda form: runs[form](data), 1)  # for nothing
+    times = in_turn(FORMS, lambda form: 1e6 * runs[form](data), FLAGS.rounds)
     row: dict[str, Any] = {"workload": name, "optimizer": FLAGS.optimizer, "steps": steps}
     for form in FORMS:
         ratios = [k / t for k, t in zip(times["keras"], times[form])]
@@ -125,22 +121,21 @@ def measure_size(elements: int, variables: int = 20) -> dict[str, Any]:
     calls = {form: updates(form, elements, variables) for form in ("keras", "vector", "kernel", "fast")}
     for call in calls.values():
         call(tf.constant(5))
-    times: dict[str, list[float]] = {form: [] for form in calls}
-    for i in range(FLAGS.rounds):
-        for form in list(calls)[:: 1 if i % 2 == 0 else -1]:
-            start = time.perf_counter()
-            calls[form](tf.constant(50))
-            times[form].append(1e6 * (time.perf_counter() - start) / 50 / variables)
+
+    def timed(form: str) -> float:
+        start = time.perf_counter()
+        calls[form](tf.constant(50))
+        return 1e6 * (time.perf_counter() - start) / 50 / variables
+
+    times = in_turn(list(calls), timed, FLAGS.rounds)
     return {"elements": elements} | {f"{form}_us": statistics.median(values) for form, values in times.items()}
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    device.use()
-    print(
-        f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores, batch {BATCH}, {FLAGS.rounds} rounds"
-    )
+    where = device.use()
+    print(f"{about.line(where)}, batch {BATCH}, {FLAGS.rounds} rounds")
     rows = []
     if FLAGS.sizes:
         print("µs per variable of Adam's update alone, medians")
@@ -159,8 +154,7 @@ def main(argv: Sequence[str]) -> None:
                 line += f" {row[f'{form}_ratio']:5.2f}x ({low:.2f}-{high:.2f})"
             print(line + ("  yes" if row["same_bits"] else "  NO"), flush=True)
     if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            json.dump({"keras": keras.__version__, "tensorflow": tf.__version__, "rows": rows}, file, indent=1)
+        about.write(FLAGS.json, "optimizers", {"rows": rows}, where)
     if not all(row.get("same_bits", True) for row in rows):
         sys.exit("The exact form did not give the bits of Keras's own update.")
 

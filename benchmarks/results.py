@@ -4,13 +4,13 @@
     python -m benchmarks.results peers.json [limit.json ...] [--out=benchmarks/RESULTS.md]
 
 Each file becomes a section, in the order given. Every number and every sentence is made from the files; nothing is measured.
+README's headline is taken from the table of peers (benchmarks/headline.py) unless `--out` is another file.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import growth, limit, streaming
+from benchmarks import growth, headline, limit, streaming
+from benchmarks.headline import CONVOLUTIONS, geometric_mean
 
 FLAGS = flags.FLAGS
 OUT = Path(__file__).with_name("RESULTS.md")
 NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
-CONVOLUTIONS = ("cnn", "resnet")  # which XLA does badly on a CPU
 BAR = 40  # characters
 LISTED = (
     "keras", "keras_10", "keras_100", "keras_xla", "tape", "torch", "torch_compile", "jax", "jax_scan",
@@ -32,11 +32,6 @@ LISTED = (
 )  # fmt: skip
 
 Row = Mapping[str, Any]
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Of positive numbers."""
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -167,11 +162,11 @@ def of_growth(data: Row) -> list[str]:
         "## Growth",
         "",
         f"From `python -m benchmarks.growth --numerics={data['numerics']}` {said_of(data)}. A step's cost goes as size to the "
-        "power of the exponent: 0 is no growth, 1 in proportion; at the end: between the two largest sizes.",
+        "power of the exponent: 0 is no growth, 1 in proportion; at the end: between the two largest sizes, and so memory's, "
+        f"which is said of at least {growth.SURE:g} MB. MB: at the peak of a process's first fit, beyond what it held before "
+        "with model and data made; in brackets what it still holds afterwards.",
         "",
-        *table(
-            ("axis", "exponent", "at the end", "µs per step, by size", "ms at a fit's start"), map(growth.cells, data["rows"])
-        ),
+        *table(growth.HEAD, map(growth.cells, data["rows"])),
     ]
 
 
@@ -182,7 +177,7 @@ def of_streaming(data: Row) -> list[str]:
         "",
         f"From `python -m benchmarks.streaming` {said_of(data)}.",
         "",
-        *(f"- {line}." for line in streaming.said(data["row"])),
+        *(f"- {line}." for line in streaming.said(data)),
     ]
 
 
@@ -222,6 +217,8 @@ def main(argv: list[str]) -> None:
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     Path(FLAGS.out).write_text(page)
+    if Path(FLAGS.out) == OUT:
+        headline.put(page)
     print(f"Wrote {FLAGS.out}")
 
 
