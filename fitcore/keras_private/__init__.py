@@ -48,6 +48,7 @@ from fitcore.keras_private.optimizers import (
     inner_optimizer,
     optimizer_slots,
     steps_counted,
+    sums_first,
     update_replaced,
     variable_index,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "train_validation_split",
     "trainer_class",
     "unscaled_loss",
+    "sums_first",
     "update_replaced",
     "use_pool",
     "variable_index",

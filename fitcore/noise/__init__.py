@@ -11,6 +11,7 @@ split.py        anything at all, by passes over micro-batches
 factors.py      per-example gradients of one weight, and their squared norms
 together.py     the same of many small weights at once
 probe.py        puts it together inside the step
+over_replicas.py   the same over several replicas of a tf.distribute strategy
 evidence.py     the evidence-based stopping criterion
 results.py      what `history.noise` is
 plot.py         a picture, with matplotlib
