@@ -91,12 +91,14 @@ class GradientNoise:
             )
         if replicas > 1 and self.estimator == "split":
             raise ValueError(
-                f"`noise`: `estimator='split'` is for one device. The gradients of {replicas} replicas are those of micro-batches "
-                "already: estimator='replicas'."
+                f"`noise`: `estimator='split'` is for one device. The gradients of {replicas} replicas are those of "
+                "micro-batches already: estimator='replicas'."
             )
         if replicas > 1 and (self.evidence or self.hessian_every):
             refused = "evidence=True" if self.evidence else f"hessian_every={self.hessian_every}"
-            raise ValueError(f"`noise`: `{refused}` is measured on one device only. Received: a strategy of {replicas} replicas")
+            raise ValueError(
+                f"`noise`: `{refused}` is measured on one device only. Received: a strategy of {replicas} replicas"
+            )
 
     @property
     def memory(self) -> int | None:

@@ -10,7 +10,7 @@ probe.measure(...)      the row: [n, then the sums and the squared norms of each
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,14 @@ import tensorflow as tf
 
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.evidence import criterion
-from fitcore.noise.factors import Factor, sum_sq, wide
+from fitcore.noise.examples import Examples
+from fitcore.noise.factors import sum_sq, wide
+from fitcore.noise.losses import penalty_of, regularizer, sums_rows
 from fitcore.noise.over_replicas import HEAD, Part
-from fitcore.noise.plan import REPLICAS, SPLIT, Weight, path_of, plan, weight_factors
+from fitcore.noise.plan import REPLICAS, SPLIT, Weight, path_of, plan
 from fitcore.noise.split import Passes, curvature
 from fitcore.noise.statistics import deviations, groups
-from fitcore.noise.together import Pieces, flat_deviations, in_order, is_flat, moved, norms_sq, scalars
+from fitcore.noise.together import Pieces, in_order, moved, norms_sq, scalars
 from fitcore.noise.watch import Watch
 
 NOISE_TOTALS = (
@@ -37,8 +39,6 @@ NOISE_TOTALS = (
 )  # what rules inside the loop can read
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
-
-CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ class Probe:
             return parts.loss(x, y, parts.forward(x, True), sample_weight, True)
 
         rows = tf.cast(tf.shape(self._traced.rows)[0], tf.float64)
-        part = Part.of(rows, self.replicas, _sums_rows(self.model)) if self.replicas > 1 else None
+        part = Part.of(rows, self.replicas, sums_rows(self.model)) if self.replicas > 1 else None
 
         def row() -> tf.Tensor:
             return self._row(batch, gradients, own, by_tap, scale, loss_of, state, part)
 
         def curved() -> tf.Tensor:
             used = [v for v, gradient in zip(seen.variables, gradients) if gradient is not None]
-            others = [v for v in seen.variables if _regularizer(v) is not None and all(v is not u for u in used)]
+            others = [v for v in seen.variables if regularizer(v) is not None and all(v is not u for u in used)]
             with Passes(loss_of, batch, 3, used, others, state) as passes:
                 return tf.stack([tf.ones([], tf.float64), *curvature(passes)])
 
@@ -209,7 +209,7 @@ class Probe:
                 self.how[path_of(weight.variable)] = how
         live = [(weight, gradient) for weight, gradient in zip(self.weights, gradients) if gradient is not None]
         self.entries = [Entry(weight.layer, not weight.sources, ghost=False) for weight, _ in live]
-        self.regularized = any(_regularizer(w.variable) is not None for w in self.weights)
+        self.regularized = any(regularizer(w.variable) is not None for w in self.weights)
         return live
 
     def _row(
@@ -230,7 +230,7 @@ class Probe:
         if not live:
             return tf.concat([head, *last], axis=0)
         weights = [weight for weight, _ in live]
-        penalties = [_penalty(weight.variable, scale) for weight in weights]
+        penalties = [penalty_of(weight.variable, scale) for weight in weights]
         applied = [wide(tf.convert_to_tensor(gradient)) for _, gradient in live]
         data = [g if p is None else g - p for g, p in zip(applied, penalties)]
 
@@ -238,8 +238,10 @@ class Probe:
         squares: dict[int, tf.Tensor] = {}
         factor = n if part is None else part.factor
         means = {key: data[k] / tf.cast(factor, data[k].dtype) for key, k in exact.items()}
-        found, ghosts = self._deviations([weights[k] for k in exact.values()], means, by_tap, squares)
-        sums: Pieces = [([exact[key] for key in keys], vector) for keys, vector in found]
+        here = self._traced
+        examples = Examples(self.config, self.replicas, here.rows, here.batch, self.how)
+        by_rows, ghosts = examples.deviations([weights[k] for k in exact.values()], means, by_tap, squares)
+        sums: Pieces = [([exact[key] for key in keys], vector) for keys, vector in by_rows]
         if self.config.evidence and exact:
             entries = [(squares[key], data[k], applied[k]) for key, k in exact.items() if key in squares]
             last = [criterion(entries, n)[None]]
@@ -254,16 +256,16 @@ class Probe:
             sums += scalars(between)
         elif split:
             measured = [weights[k].variable for k in split]
-            others = [w.variable for w in self.weights if _regularizer(w.variable) is not None and w.sources]
+            others = [w.variable for w in self.weights if regularizer(w.variable) is not None and w.sources]
             with Passes(loss_of, batch, self.config.splits, measured, others, plain_state) as passes:
                 found = [passes.gradients(j) for j in range(self.config.splits)]
-            if _sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
+            if sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
                 found = [[self.config.splits * gradient for gradient in each] for each in found]
             between = {}
             for position, k in enumerate(split):
                 each = tf.stack([wide(one[position]) for one in found])
                 mean = tf.reduce_mean(each, axis=0)
-                penalty = _penalty(weights[k].variable, float(self.config.splits) if _sums_rows(self.model) else None)
+                penalty = penalty_of(weights[k].variable, float(self.config.splits) if sums_rows(self.model) else None)
                 between[k] = sum_sq(each - mean)
                 data[k] = mean if penalty is None else mean - penalty
             sums += scalars(between)
@@ -275,125 +277,9 @@ class Probe:
             unscaled = np.array([entry.split and part is None for entry in self.entries] * len(columns))
             table = tf.where(unscaled, table, table / tf.square(tf.cast(scale, tf.float64)))
         if part is not None:
-            by_rows = np.array([not entry.split for entry in self.entries] + [False] * len(weights) * (len(columns) - 1))
-            table = tf.where(by_rows, table * part.factor, table)
+            contributions = np.array([not entry.split for entry in self.entries] + [False] * len(weights) * (len(columns) - 1))
+            table = tf.where(contributions, table * part.factor, table)
         return tf.concat([head, table, *last], axis=0)
-
-    def _deviations(
-        self,
-        weights: Sequence[Weight],
-        means: dict[int, tf.Tensor],
-        by_tap: dict[int, Any],
-        squares: dict[int, tf.Tensor],
-    ) -> tuple[Pieces, set[int]]:
-        """The sums over i of |J_i - mean|^2, or, for those in the set, of |J_i|^2. Means and places are by the variables' ids.
-
-        With `evidence` the sums of squares of all entries are put into `squares`.
-        """
-        rows = tf.shape(self._traced.rows)[0]
-        groups = [(group, weight_factors(group, by_tap, self._traced.batch)) for group in _connected(weights)]
-        known = self._traced.batch is not None  # else nothing says that their rows are equally many
-        flat = [fs for _, fs in groups if known and all(map(is_flat, fs.values())) and self._in_one(_need(fs))]
-        pieces = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
-        others: dict[int, tf.Tensor] = {}
-        for group, factors in groups:
-            undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
-            taken = any(factors is each for each in flat)
-            sums = {} if taken else self._sums_of(group, factors, means, by_tap, undivided)
-            found = self._squares(group, by_tap, factors, undivided) if self.config.evidence else {}
-            if self._traced.batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
-                firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
-                aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
-                sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
-                found = {key: tf.where(aligned, value, np.nan) for key, value in found.items()}
-            squares |= found
-            others |= {key: tf.zeros([]) for key, factor in factors.items() if factor is None} | sums
-        ghosts = {key for _, factors in groups for key, f in factors.items() if f is not None and not f.centred}
-        return pieces + scalars(others), ghosts
-
-    def _sums_of(
-        self,
-        group: Sequence[Weight],
-        factors: dict[int, Factor | None],
-        means: dict[int, tf.Tensor],
-        by_tap: dict[int, Any],
-        undivided: bool,
-    ) -> dict[int, tf.Tensor]:
-        """A group's sums, by the variable's id: of all rows, or of some and scaled up."""
-        there = {key: factor for key, factor in factors.items() if factor is not None}
-        stride = 1 if undivided or all(map(is_flat, factors.values())) else self._stride()
-        whole = isinstance(stride, int) and stride == 1
-        if undivided or self._in_one(_need(factors), stride if isinstance(stride, int) else 1):
-            measured = factors if whole else weight_factors(group, by_tap, self._traced.batch, slice(None, None, stride))
-            sums = _sums(measured, means)
-        else:
-            zeros = {key: tf.zeros([], tf.float64) for key in there}
-            most = _rows_at_once(_need(factors))
-            sums = self._in_chunks(group, by_tap, lambda fs: _sums(fs, means), zeros, stride, most)
-        if whole:
-            return sums
-        for weight in group:
-            self.how[path_of(weight.variable)] = f"{weight.how}; {self._some_rows(stride)}"
-        rows = tf.shape(self._traced.rows)[0]
-        share = tf.cast(rows, tf.float64) / tf.cast((rows + stride - 1) // stride, tf.float64)
-        return {key: tf.cast(value, tf.float64) * share for key, value in sums.items()}
-
-    def _in_one(self, need: int, stride: int = 1) -> bool:
-        """Whether every `stride`-th row can be measured at once, if each takes `need` bytes."""
-        return _rows_at_once(need) >= (self._traced.batch or 1024) / stride
-
-    def _stride(self) -> Any:
-        """Every so many-th row is measured where `examples` limits them: an int, or a tensor if the batch's size is unknown."""
-        if self.config.examples is None:
-            return 1
-        most = -(-self.config.examples // self.replicas)
-        return -(-self._traced.batch // most) if self._traced.batch is not None else (tf.shape(self._traced.rows)[0] + most - 1) // most
-
-    def _some_rows(self, stride: Any) -> str:
-        if self._traced.batch is None:
-            return f"at most {self.config.examples} rows of a batch"
-        return f"{-(-self._traced.batch // stride) * self.replicas} of {self._traced.batch * self.replicas} rows"
-
-    def _squares(
-        self, group: Sequence[Weight], by_tap: dict[int, Any], factors: dict[int, Factor | None], undivided: bool
-    ) -> dict[int, tf.Tensor]:
-        """Sum over all rows of the squares of J_i's entries, by the variable's id."""
-        there = {key: factor for key, factor in factors.items() if factor is not None}
-        need = sum(factor.bytes_for_squares for factor in there.values())
-        if undivided or self._in_one(need):
-            return _squares(there)
-        zeros = {id(w.variable): tf.zeros(w.variable.shape, _wide_type(w.variable)) for w in group if id(w.variable) in there}
-        return self._in_chunks(group, by_tap, _squares, zeros, 1, _rows_at_once(need))
-
-    def _in_chunks(
-        self,
-        group: Sequence[Weight],
-        by_tap: dict[int, Any],
-        compute: Callable[[dict[int, Factor | None]], dict[int, tf.Tensor]],
-        zeros: dict[int, tf.Tensor],
-        stride: Any,
-        most: int,
-    ) -> dict[int, tf.Tensor]:
-        """`compute` summed over chunks of so many rows at a time, of every `stride`-th row, starting from `zeros`."""
-        rows = tf.shape(self._traced.rows)[0]
-
-        def body(start: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            end = tf.minimum(start + most * stride, rows)
-            sums = compute(weight_factors(group, by_tap, self._traced.batch, slice(start, end, stride)))
-            return start + most * stride, [total + tf.cast(sums[key], total.dtype) for total, key in zip(totals, zeros)]
-
-        start = (tf.constant(0), list(zeros.values()))
-        _, totals = tf.while_loop(lambda start, totals: start < rows, body, start, parallel_iterations=1)
-        return dict(zip(zeros, totals))
-
-
-def _need(factors: Mapping[int, Factor | None]) -> int:
-    """Bytes that the factors' `deviations` take for each row."""
-    return sum(factor.bytes_per_example for factor in factors.values() if factor is not None)
-
-
-def _rows_at_once(need: int) -> int:
-    return max(CHUNK_BYTES // max(need, 1), 1)
 
 
 def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:
@@ -401,55 +287,3 @@ def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], wid
     if every == 1:
         return compute()
     return tf.cond(tf.equal(step % every, 0), compute, lambda: tf.zeros([width], tf.float64))
-
-
-def _sums(factors: dict[int, Factor | None], means: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
-    return {key: factor.deviations(means.get(key, 0.0)) for key, factor in factors.items() if factor is not None}
-
-
-def _squares(factors: Mapping[int, Factor | None]) -> dict[int, tf.Tensor]:
-    return {key: factor.squares() for key, factor in factors.items() if factor is not None}
-
-
-def _wide_type(variable: Any) -> tf.DType:
-    return tf.float64 if tf.as_dtype(variable.dtype) == tf.float64 else tf.float32
-
-
-def _connected(weights: Sequence[Weight]) -> list[list[Weight]]:
-    """Weights in groups that share calls, so that a call's rule is traced once."""
-    groups: list[tuple[set[int], list[Weight]]] = []
-    for weight in weights:
-        ids, members = {id(source) for source in weight.sources}, [weight]
-        apart = []
-        for known, others in groups:
-            if known & ids:
-                ids, members = ids | known, others + members
-            else:
-                apart.append((known, others))
-        groups = [*apart, (ids, members)]
-    return [members for _, members in groups]
-
-
-def _sums_rows(model: Any) -> bool:
-    """Whether the compiled loss is a sum over rows, not a mean."""
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    reductions = {loss.reduction for loss in losses if isinstance(loss, keras.losses.Loss)}
-    if "sum" in reductions and (len(reductions) > 1 or any(not isinstance(loss, keras.losses.Loss) for loss in losses)):
-        raise ValueError("The split estimator can't tell what part of a batch's loss a micro-batch's is: some losses are sums.")
-    return "sum" in reductions
-
-
-def _regularizer(variable: Any) -> Any:
-    return getattr(variable, "regularizer", None)
-
-
-def _penalty(variable: Any, scale: Any) -> tf.Tensor | None:
-    """Gradient of the weight's regularization, as it is in the applied gradient; None without any."""
-    if _regularizer(variable) is None:
-        return None
-    value = tf.convert_to_tensor(variable)
-    with tf.GradientTape() as tape:
-        tape.watch(value)
-        penalty = variable.regularizer(value)
-    gradient = wide(tape.gradient(penalty, value))
-    return gradient if scale is None else gradient * tf.cast(scale, gradient.dtype)
