@@ -24,7 +24,6 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.noise.calls import Call, rule_of
 
-
 _here = threading.local()  # .watch: whose forward pass is being traced in this thread
 
 
