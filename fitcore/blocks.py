@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data.sources import ArraySource, Source
-from fitcore.noise.together import for_xla
+from fitcore.tracing import for_xla
 
 BLOCK = 2048  # steps at most: a block's start costs as much as fifty steps of the smallest models
 FIRST = 8  # steps of a call's first block, before it is known how many fit into its seconds
@@ -68,7 +68,11 @@ def trace(
         raise NotByXlaError(reason)
     assert isinstance(source, ArraySource)
     assert source.sizes is not None
-    full, last = (_Block(step, source, rows, carried_specs) if rows else None for rows in source.sizes)
+    token = for_xla.set(True)
+    try:
+        full, last = (_Block(step, source, rows, carried_specs) if rows else None for rows in source.sizes)
+    finally:
+        for_xla.reset(token)
     assert full is not None
 
     def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Any) -> Any:
@@ -165,11 +169,7 @@ class _Block:
         self._drawn = tf.function(self._make_draws, autograph=False, experimental_attributes={"_noinline": True})
         draw_specs = [tf.TensorSpec([self.most, *each.spec.shape], each.spec.dtype) for each in self._draws]
         specs = source.specs()[0], _INT64, _INT64, tf.TensorSpec([], tf.int32), dict(carried_specs), draw_specs
-        token = for_xla.set(True)
-        try:
-            self._run = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(*specs)
-        finally:
-            for_xla.reset(token)
+        self._run = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(*specs)
         graph = self._run.graph.as_graph_def()
         kinds = {node.op for node in itertools.chain(graph.node, *(each.node_def for each in graph.library.function))}
         done_otherwise = sorted(kind for kind in kinds if any(part in kind for part in _OTHERWISE_BY_XLA))

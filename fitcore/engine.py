@@ -25,7 +25,7 @@ from fitcore.assembly import check_noise, check_rules, evaluation_step, training
 from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
-from fitcore.optimizers.fused import fused
+from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zeros
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Carried, Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
@@ -110,6 +110,7 @@ class Engine:
         self.by_xla = False  # whether training programs are made of XLA blocks
         self.plans: dict[Any, str] = {}  # what was chosen for the programs so far: see plans.py
         self._compilation: Any = None
+        self._variables_made = False
         self._own_train_step: Callable[[Any], Any] | None = None
         self._own_test_step: Callable[[Any], Any] | None = None
         self._programs: dict[Any, Program] = {}
@@ -149,11 +150,15 @@ class Engine:
         Returns:
           What the call brought back; `records` hold one float64 per step.
         """
-        return self._run(self.train_program(record, rules), stream, steps, index, seconds, _carried(stream, rules, state))
+        program = self.train_program(record, rules)
+        self._make_variables(stream)
+        return self._run(program, stream, steps, index, seconds, _carried(stream, rules, state))
 
     def prepare(self, stream: Stream, record: Any, rules: Rules | None, state: Any) -> None:
         """Trace the program that `train` with these arguments would run; then every variable is there. Nothing is trained."""
-        self.train_program(record, rules).prepare(stream.source, _carried(stream, rules, state))
+        program = self.train_program(record, rules)
+        self._make_variables(stream)
+        program.prepare(stream.source, _carried(stream, rules, state))
 
     def random_ops(self, stream: Stream, record: Any, rules: Rules | None) -> list[str]:
         """Types of ops in the program that `train` with these arguments has traced that draw from a state no variable holds."""
@@ -265,6 +270,16 @@ class Engine:
         finally:
             for variable, value in zip(variables, before):
                 variable.assign(value)
+
+    def _make_variables(self, stream: Stream) -> None:
+        """Before the first step, rather than in its trace: see `keras_private.make_variables`."""
+        made, self._variables_made = self._variables_made, True
+        plain = self.is_compiled and self.strategy is None and not self.run_eagerly and not self.has_own_step
+        if made or not plain or not starts_from_zeros(self.parts.optimizer):
+            return
+        if not any(keras_private.overrides(self.model, name) for name in ("compute_loss", "compute_metrics")):
+            keras_private.make_variables(self.model, stream.source.specs()[1])
+            compare_beforehand(self.parts.optimizer, self.parts.trainable())
 
     def _run(self, program: Program, stream: Stream, steps: int | None, index: int, seconds: float, carried: Carried) -> Chunk:
         left = stream.remaining()

@@ -39,7 +39,7 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     own_weights,
-    weights_read_once,
+    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -62,6 +62,7 @@ from fitcore.keras_private.randomness import (
     set_global_generator_state,
     set_global_seed_generator_state,
 )
+from fitcore.keras_private.recurrent import lean_recurrence
 from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
@@ -76,6 +77,7 @@ from fitcore.keras_private.trainer import (
     initial_epoch,
     is_trainer,
     loss_tracker,
+    make_variables,
     metrics_or_logs,
     overrides,
     pythonify,
@@ -121,7 +123,9 @@ __all__ = [
     "inner_optimizer",
     "is_generator_adapter",
     "is_trainer",
+    "lean_recurrence",
     "loss_tracker",
+    "make_variables",
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
@@ -134,6 +138,7 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
+    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
@@ -155,5 +160,4 @@ __all__ = [
     "update_replaced",
     "use_pool",
     "variable_index",
-    "weights_read_once",
 ]
