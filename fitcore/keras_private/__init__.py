@@ -39,7 +39,6 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     own_weights,
-    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -138,7 +137,6 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
-    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
