@@ -33,6 +33,7 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
+from fitcore.keras_private.functions import called
 from fitcore.keras_private.kernels import op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     added_losses,
@@ -61,7 +62,7 @@ from fitcore.keras_private.randomness import (
     set_global_generator_state,
     set_global_seed_generator_state,
 )
-from fitcore.keras_private.recurrent import lean_recurrence
+from fitcore.keras_private.recurrent import lean_recurrence, lstm_times
 from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
@@ -99,6 +100,7 @@ __all__ = [
     "autocast_scope",
     "build_variables",
     "cache_validation",
+    "called",
     "compile_metrics",
     "compute_loss",
     "count_step",
@@ -124,6 +126,7 @@ __all__ = [
     "is_trainer",
     "lean_recurrence",
     "loss_tracker",
+    "lstm_times",
     "make_variables",
     "mean_over_replicas",
     "metrics_or_logs",

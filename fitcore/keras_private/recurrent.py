@@ -14,6 +14,8 @@ from fitcore.keras_private.layers import all_layers, replaced
 
 MOST_UNROLLED = 32  # times: tracing takes some 20 ms for each
 
+_TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, times)
+
 _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 
 
@@ -32,11 +34,14 @@ def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
     with contextlib.ExitStack() as changed:
         for layer in layers:
-            changed.enter_context(replaced(layer, "inner_loop", functools.partial(_loop, layer, layer.inner_loop, unroll)))
+            watched = "inner_loop" in vars(layer)  # by who measures the gradient noise
+            loop = functools.partial(_loop, layer, layer.inner_loop, unroll, watched)
+            changed.enter_context(replaced(layer, "inner_loop", loop))
         yield
 
 
-def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, *args: Any, **kwargs: Any) -> Any:
+def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, watched: bool, *args: Any, **kwargs: Any) -> Any:
+    times: list[tuple[Any, Any]] = []
     values = [weight.value for weight in layer.trainable_weights]  # which a call doesn't change
     weights = [value for value in values if hasattr(value, "_cached_value")]
     with contextlib.ExitStack() as changed:
@@ -45,7 +50,49 @@ def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, *args: Any, 
         if unroll and len(weights) == len(values) and _can_be_unrolled(layer, **kwargs):
             changed.enter_context(replaced(layer, "unroll", True))
             changed.enter_context(replaced(layer.cell, "call", _as_in_a_loop(layer.cell.call, weights)))
-        return inner_loop(*args, **kwargs)
+        elif not unroll and watched and _is_plain_lstm(layer) and _can_be_unrolled(layer, **kwargs):
+            times = changed.enter_context(_times_noted(layer))
+        result = inner_loop(*args, **kwargs)
+    if times:
+        last_output = result[0]
+        last_output.graph.add_to_collection(_TIMES, (last_output.name, times))
+    return result
+
+
+def lstm_times(last_output: Any) -> list[tuple[Any, Any]]:
+    """Of an LSTM's loop that was written out for XLA while the layer was watched, by the loop's result: for each time the
+    state before it, [n, units], and what its gates' activations were given, four tensors like it. Empty if there is none."""
+    found = [times for name, times in last_output.graph.get_collection(_TIMES) if name == last_output.name]
+    return found[-1] if found else []
+
+
+def _is_plain_lstm(layer: Any) -> bool:
+    return type(layer.cell) is keras.layers.LSTMCell and layer.cell.implementation == 2
+
+
+@contextlib.contextmanager
+def _times_noted(layer: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """While the loop is traced inside it is written out, and appends to the list at each time.
+
+    Why: nothing public is called with the sums that go into the gates (Keras >= 3.5).
+    """
+    cell, times, states_before = layer.cell, [], []
+    call, compute = cell.call, cell._compute_carry_and_output_fused
+
+    def noting_states(inputs: Any, states: Any, **kwargs: Any) -> Any:
+        states_before.append(states[0])
+        return call(inputs, states, **kwargs)
+
+    def noting_gates(gates: Any, carry: Any) -> Any:
+        times.append((states_before[-1], list(gates)))
+        return compute(gates, carry)
+
+    with (
+        replaced(layer, "unroll", True),
+        replaced(cell, "call", noting_states),
+        replaced(cell, "_compute_carry_and_output_fused", noting_gates),
+    ):
+        yield times
 
 
 def _can_be_unrolled(layer: Any, sequences: Any = None, mask: Any = None, **_: Any) -> bool:
