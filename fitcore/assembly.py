@@ -82,7 +82,7 @@ def training_step(
             recorded = recorded | {name: values[name] for name in from_logs}
         return logs, recorded
 
-    run = one if replicas is None else replicas.on_each(one, RECORDERS)
+    run = one if replicas is None else replicas.on_each(one, {*RECORDERS, *measuring})
     if replicas is not None and replicas.several:
         update = contextlib.nullcontext  # Keras's own sums the gradients
 

@@ -142,14 +142,17 @@ def _update(engine: Engine, numerics: str) -> str:
 def _noise(engine: Engine, noise: GradientNoise) -> str:
     """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
     often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
-    if noise.estimator == "split":
-        return f"{often}, batches split into {noise.splits}"
+    apart = f"batches split into {noise.splits}"
+    if engine.strategy is not None and engine.strategy.num_replicas_in_sync > 1:
+        apart = f"{engine.strategy.num_replicas_in_sync} replicas compared"
+    if noise.estimator in ("split", "replicas"):
+        return f"{often}, {apart}"
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for layer in keras_private.all_layers(engine.model):
         if any(id(v) in keras_private.own_weights(layer) for v in engine.parts.trainable()):
             kinds[rule_of(layer) is not None or hasattr(layer, "state_size")].append(type(layer).__name__)
     rules, others = (", ".join(sorted(set(kinds[ruled]))) or "none" for ruled in (True, False))
-    rest = "row by row" if noise.estimator == "per_example" else f"row by row, or else batches split into {noise.splits}"
+    rest = "row by row" if noise.estimator == "per_example" else f"row by row, or else {apart}"
     return f"{often}, per example; layers with a rule: {rules}; others, {rest}: {others}; history.noise.how will say"
 
 

@@ -23,7 +23,7 @@ def check_strategy(
     noise: GradientNoise | None = None,
     record: Mapping[str, Recorder | None] | None = None,
 ) -> None:
-    """Refuse what isn't there under the engine's strategy; without one, nothing.
+    """Refuse what isn't there under the engine's strategy; without one, nothing but what needs one.
 
     Args:
       engine: what is trained.
@@ -35,6 +35,9 @@ def check_strategy(
     Raises:
       ValueError: names the argument.
     """
+    for measured in (noise, getattr(engine.parts.optimizer, "noise", None)):
+        if measured is not None:
+            measured.check(1 if engine.strategy is None else engine.strategy.num_replicas_in_sync)
     if not engine.is_compiled and is_in_scope(engine.model):
         raise ValueError(
             "`model`: an Engine of explicit parts trains without a tf.distribute strategy. Received: one under one"
@@ -73,8 +76,8 @@ def _reasons(
     if engine.strategy.num_replicas_in_sync == 1:
         return
     optimizer = engine.parts.optimizer
-    if noise is not None or getattr(optimizer, "noise", None) is not None:
-        yield "`noise` can't be measured, neither for the fit nor for a hook or an optimizer"
+    if getattr(optimizer, "noise", None) is not None:
+        yield f"`optimizer` must not follow the gradient noise, as {type(optimizer).__name__} does"
     if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
         yield f"`optimizer` must be Keras's, which sums gradients over replicas; received {type(optimizer).__name__}"
     alone = sorted(name for name, recorder in record.items() if getattr(recorder, "on_one_replica", False))

@@ -404,7 +404,9 @@ class Engine:
 
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
-        return self._probes.setdefault(noise, Probe(self.model, noise))
+        if noise not in self._probes:
+            self._probes[noise] = Probe(self.model, noise, 1 if self.strategy is None else self.strategy.num_replicas_in_sync)
+        return self._probes[noise]
 
     @property
     def default_record(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ The loop around it is that of fitcore/program.py, in which `Strategy.run` stands
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, overload
@@ -123,10 +124,23 @@ def total(value: Any) -> Any:
 
 
 class Totals(Sequence[Any]):
-    """Sums of tensors over replicas, made when they are first read; None stays None."""
+    """Sums of gradients over replicas, made when they are first read; None stays None.
 
-    def __init__(self, local: Sequence[Any]) -> None:
-        self._local = local
+    Where the optimizer's update would begin with these sums they are made only once: it is handed those that were read, which
+    the same op has made of the same tensors. All gradients are one vector there, in which nothing else may stand: with more
+    than two replicas the order of summation depends on the place in it.
+
+    Args:
+      gradients: what the optimizer gets.
+      watched: the same for those who only watch.
+      optimizer: which one.
+    """
+
+    def __init__(self, gradients: Sequence[Any], watched: Sequence[Any], optimizer: Any) -> None:
+        self._gradients = gradients
+        self._shared = keras_private.sums_first(optimizer)
+        self._local = gradients if self._shared else watched
+        self._watched = watched
         self._summed: list[Any] | None = None
 
     def __len__(self) -> int:
@@ -137,6 +151,28 @@ class Totals(Sequence[Any]):
             summed = iter(total([tensor for tensor in self._local if tensor is not None]))
             self._summed = [None if tensor is None else next(summed) for tensor in self._local]
         return iter(self._summed)
+
+    @contextlib.contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Within it, on this replica, whoever sums these very gradients gets the sums that were read before."""
+        if self._summed is None:
+            self._local = self._watched  # who reads them later must not touch what the update is made of
+        if self._summed is None or not self._shared:
+            yield
+            return
+        context = tf.distribute.get_replica_context()
+        given = [gradient for gradient in self._gradients if gradient is not None]
+        sums = [summed for summed in self._summed if summed is not None]
+
+        def all_reduce(reduce_op: Any, value: Any, options: Any = None) -> Any:
+            same = isinstance(value, list) and len(value) == len(given) and all(a is b for a, b in zip(value, given))
+            return sums if same else type(context).all_reduce(context, reduce_op, value, options)
+
+        vars(context)["all_reduce"] = all_reduce  # each replica has a context of its own
+        try:
+            yield
+        finally:
+            del vars(context)["all_reduce"]
 
     @overload
     def __getitem__(self, index: int) -> Any: ...

@@ -174,8 +174,11 @@ class Probe(Protocol):
     def taps(self, x: Any, variables: Sequence[Any]) -> list[Any]:
         """Tensors whose gradients it wants too."""
 
-    def measure(self, seen: Observation, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Parts) -> tf.Tensor:
-        """The record, from the gradients at the taps; `scaled`: whether `optimizer.scale_loss` is in all gradients."""
+    def measure(
+        self, seen: Observation, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Parts, own: Sequence[Any]
+    ) -> tf.Tensor:
+        """The record, from the gradients at the taps; `scaled`: whether `optimizer.scale_loss` is in all gradients; `own`: the
+        weights' gradients on this replica alone."""
 
 
 def train_step(
@@ -221,19 +224,22 @@ def train_step(
     watched = [apart(gradient) for gradient in gradients]
     deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
     whole: tuple[Any, Sequence[Any]] = loss, watched  # of all replicas together
+    handed_over: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     if replicas.several():
-        whole = replicas.total(apart(loss)), replicas.Totals(watched)
+        sums = replicas.Totals(gradients, watched, optimizer)
+        whole, handed_over = (replicas.total(apart(loss)), sums), sums.handed_over
     seen = Observation(step, x, y, sample_weight, y_pred, *whole, variables, optimizer)
     recorded: dict[str, Any] = {}
     for name, recorder in recorders.items():
         value = recorder(seen)
         recorded[name] = value if callable(value) else tf.convert_to_tensor(value)  # read before the update
     for name, probe in probes.items():
-        recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts)
+        recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts, watched)
 
     if variables:
         noise = () if for_optimizer is None else (measured(probes[for_optimizer], recorded[for_optimizer]),)
-        optimizer.apply_gradients(zip(gradients, variables), *noise)
+        with handed_over():
+            optimizer.apply_gradients(zip(gradients, variables), *noise)
 
     recorded = {name: tf.convert_to_tensor(value()) if callable(value) else value for name, value in recorded.items()}
     logs = parts.update_metrics(x, y, y_pred, sample_weight)

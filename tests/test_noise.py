@@ -15,7 +15,7 @@ import fitcore
 from benchmarks.noise_accuracy import split_error
 from benchmarks.noise_cases import NOISE_CASES
 from benchmarks.noise_reference import compare
-from fitcore.noise import GradientNoise, calls, probe
+from fitcore.noise import GradientNoise, calls, examples
 from tests import models
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -220,7 +220,7 @@ def test_the_full_noise_scale():
 
 def test_long_computations_run_in_chunks_of_rows(monkeypatch):
     whole = measured(models.noisy, True).trace
-    monkeypatch.setattr(probe, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(examples, "CHUNK_BYTES", 100)
     np.testing.assert_allclose(measured(models.noisy, True).trace, whole, rtol=1e-4)
     keras.config.set_floatx("float64")
     assert compare(NOISE_CASES["conv2d"]).error < 1e-6

@@ -7,7 +7,7 @@ import pytest
 import fitcore
 from benchmarks.noise_accuracy import evidence_error, evidence_of_normal
 from benchmarks.noise_cases import NOISE_CASES
-from fitcore.noise import GradientNoise, probe
+from fitcore.noise import GradientNoise, examples
 from tests import models
 from tests.test_noise import folded, measured, trained
 
@@ -19,7 +19,7 @@ def test_agrees_with_one_backward_pass_per_example(name):
 
 
 def test_also_in_chunks_of_rows(monkeypatch):
-    monkeypatch.setattr(probe, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(examples, "CHUNK_BYTES", 100)
     keras.config.set_floatx("float64")
     assert evidence_error(NOISE_CASES["conv2d"]) < 1e-6
 

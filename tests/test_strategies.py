@@ -216,7 +216,9 @@ def test_an_engine_of_parts_is_refused_under_a_strategy() -> None:
     [
         ({"numerics": "fast"}, "`numerics="),
         ({"batch_size": lambda step: 4}, "`batch_size` can't change"),
-        ({"noise": True}, "`noise` can't be measured"),
+        ({"noise": fitcore.GradientNoise("split")}, "`noise`: `estimator='split'`"),
+        ({"noise": fitcore.GradientNoise(evidence=True)}, "`noise`: `evidence=True`"),
+        ({"noise": fitcore.GradientNoise(hessian_every=3)}, "`noise`: `hessian_every=3`"),
         ({"hooks": [fitcore.TensorBoard(tempfile.mkdtemp(), histograms=2)]}, "`hooks` hold a fitcore.TensorBoard"),
         ({"x": dataset(), "y": None, "checkpoint": fitcore.Checkpoint(tempfile.mkdtemp())}, "`checkpoint` needs dense arrays"),
         (

@@ -25,6 +25,7 @@ from fitcore.hooks import (
     Target,
 )
 from fitcore.noise import GradientNoise
+from fitcore.noise.config import ESTIMATORS
 
 for _name, _class in sorted(vars(keras.optimizers).items()):
     # Optimizer can't train; LossScaleOptimizer and MultiOptimizer are made of optimizers, not of numbers.
@@ -35,7 +36,7 @@ for _name, _class in sorted(vars(keras.optimizers).items()):
     ):
         register("optimizer", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", _name).lower())(_class)
 
-for _estimator in ("auto", "per_example", "split"):
+for _estimator in ESTIMATORS:
     register("noise", _estimator)(functools.partial(GradientNoise, _estimator))
 
 

@@ -40,7 +40,6 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     own_weights,
-    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -49,6 +48,7 @@ from fitcore.keras_private.optimizers import (
     inner_optimizer,
     optimizer_slots,
     steps_counted,
+    sums_first,
     update_replaced,
     variable_index,
 )
@@ -140,7 +140,6 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
-    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
@@ -151,6 +150,7 @@ __all__ = [
     "step_function",
     "steps_counted",
     "strategy_of",
+    "sums_first",
     "sums_over_replicas",
     "takes_training",
     "test_on_batch",

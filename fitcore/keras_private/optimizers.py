@@ -48,6 +48,21 @@ def update_replaced(optimizer: Any, update: Callable[[Any, Any, Any], None]) -> 
         del vars(optimizer)["_backend_update_step"]
 
 
+def sums_first(optimizer: Any) -> bool:
+    """Whether the first thing that the update does with gradients, with several replicas, is to sum them over these.
+
+    Why: what comes before it, in `apply` and `_backend_apply_gradients`, can't be asked for (Keras >= 3.2).
+    """
+    base = keras.optimizers.Optimizer
+    return (
+        isinstance(optimizer, base)
+        and all(getattr(type(optimizer), name) is getattr(base, name) for name in ("apply", "_backend_apply_gradients"))
+        and not has_own_update(optimizer)
+        and not optimizer.gradient_accumulation_steps
+        and all(getattr(optimizer, name) is None for name in ("loss_scale_factor", "clipnorm", "clipvalue", "global_clipnorm"))
+    )
+
+
 _SLOTS = {
     "momentum": ("momentums", "_momentums"),
     "m": ("_momentums",),

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
+ESTIMATORS = ("auto", "per_example", "split", "replicas")
 FORGOTTEN = 1e-9  # measurements whose weight in the running averages has faded to this are dropped
 
 
@@ -16,8 +17,9 @@ class GradientNoise:
     Args:
       estimator: "per_example": each example's gradient, exactly, out of the backward pass that runs anyway; "split": the
         batch cut into `splits` micro-batches, a pass for each, works for everything; "auto": per example for every weight
-        for which that can be done, split for the rest. `history.noise.how` says which was which. There is none across
-        replicas: fitcore trains on one device, and with replicas' gradients for micro-batches' it would be "split".
+        for which that can be done, split for the rest. `history.noise.how` says which was which. Under a `tf.distribute`
+        strategy of several replicas "replicas" stands in the place of "split", by itself and for the rest of "auto": each
+        replica's gradient, which is there anyway, is a micro-batch's. See `fitcore.noise.over_replicas`.
       every: measure each so many steps; the steps between cost nothing.
       splits: micro-batches per batch of the split estimator, at least 2.
       hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
@@ -55,16 +57,13 @@ class GradientNoise:
     directory: str | os.PathLike[str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.estimator == "replicas":
+        if self.estimator not in ESTIMATORS:
+            named = ", ".join(f'"{name}"' for name in ESTIMATORS[:-1])
+            raise ValueError(f'`estimator` must be {named} or "{ESTIMATORS[-1]}". Received: estimator={self.estimator!r}')
+        if self.evidence and self.estimator in ("split", "replicas"):
             raise ValueError(
-                "`estimator='replicas'`: fitcore trains on one device, so there are no replicas to compare. With "
-                "micro-batches in their place it is the same formula: estimator='split'."
-            )
-        if self.estimator not in ("auto", "per_example", "split"):
-            raise ValueError(f'`estimator` must be "auto", "per_example" or "split". Received: estimator={self.estimator!r}')
-        if self.evidence and self.estimator == "split":
-            raise ValueError(
-                "`evidence=True` needs each example's gradient: estimator='auto' or 'per_example'. Received: estimator='split'"
+                "`evidence=True` needs each example's gradient: estimator='auto' or 'per_example'. "
+                f"Received: estimator={self.estimator!r}"
             )
         if self.every < 1:
             raise ValueError(f"`every` must be at least 1. Received: every={self.every}")
@@ -78,6 +77,28 @@ class GradientNoise:
             raise ValueError(f"`decay` must be in (0, 1]. Received: decay={self.decay}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"`confidence` must be in (0, 1). Received: confidence={self.confidence}")
+
+    def check(self, replicas: int) -> None:
+        """Refuse what can't be measured on so many replicas.
+
+        Raises:
+          ValueError: names the argument of `GradientNoise`.
+        """
+        if replicas == 1 and self.estimator == "replicas":
+            raise ValueError(
+                "`noise`: `estimator='replicas'` compares the gradients of several replicas, and here there is one. With "
+                "micro-batches in their place it is the same formula: estimator='split'."
+            )
+        if replicas > 1 and self.estimator == "split":
+            raise ValueError(
+                f"`noise`: `estimator='split'` is for one device. The gradients of {replicas} replicas are those of "
+                "micro-batches already: estimator='replicas'."
+            )
+        if replicas > 1 and (self.evidence or self.hessian_every):
+            refused = "evidence=True" if self.evidence else f"hessian_every={self.hessian_every}"
+            raise ValueError(
+                f"`noise`: `{refused}` is measured on one device only. Received: a strategy of {replicas} replicas"
+            )
 
     @property
     def memory(self) -> int | None:

@@ -14,7 +14,7 @@ from fitcore.noise.calls import Call, Rule, cut_rows, rule_of
 from fitcore.noise.factors import Factor, combine
 from fitcore.noise.watch import Watch, uses
 
-SPLIT = "split"
+SPLIT, REPLICAS = "split", "replicas"  # how those are measured that are not measured per example
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Weight:
     Attributes:
       variable: the weight.
       layer: path of the layer it belongs to.
-      sources: the calls that use it; empty: by splitting the batch.
+      sources: the calls that use it; empty: by splitting the batch, or across replicas.
       how: in words.
     """
 
@@ -47,7 +47,9 @@ class Weight:
     how: str
 
 
-def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, batch: int | None) -> list[Weight]:
+def plan(
+    watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, batch: int | None, otherwise: str
+) -> list[Weight]:
     """How each of `variables` is measured.
 
     Args:
@@ -56,11 +58,12 @@ def plan(watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, 
       estimator: as in `GradientNoise`.
       loss_end: number of ops after the loss.
       batch: rows in the batch, if known while tracing.
+      otherwise: how those are measured that can't be measured per example: SPLIT or REPLICAS.
     """
     ops = watch.graph.get_operations()[:loss_end]
     numbers = {id(op): i for i, op in enumerate(ops)}
     sources: dict[tuple[int, bool], Source] = {}  # by call, and whether by rule
-    return [_weight(watch, variable, estimator, numbers, batch, ops, sources) for variable in variables]
+    return [_weight(watch, variable, estimator, numbers, batch, ops, sources, otherwise) for variable in variables]
 
 
 def _weight(
@@ -71,20 +74,22 @@ def _weight(
     batch: int | None,
     ops: Sequence[Any],
     sources: dict[Any, Source],
+    otherwise: str,
 ) -> Weight:
     layer = owner(variable)
-    if estimator == "split":
-        return Weight(variable, layer, (), SPLIT)
+    if estimator == otherwise:
+        return Weight(variable, layer, (), otherwise)
     used = uses(watch, variable, numbers)
     if used.elsewhere:
-        return _split(variable, layer, estimator, "used outside any layer's call")
+        return _split(variable, layer, estimator, otherwise, "used outside any layer's call")
     found: dict[int, Source] = {}
     for call in used.calls:
         source = _by_rule(call, variable, batch, sources)
         if source is None:
             reason = fallback.why_not(call, batch, ops)
             if reason is not None:
-                return _split(variable, layer, estimator, f"no rule for this use in {type(call.layer).__name__}, and {reason}")
+                reason = f"no rule for this use in {type(call.layer).__name__}, and {reason}"
+                return _split(variable, layer, estimator, otherwise, reason)
             source = sources.setdefault((id(call), False), Source(call, None, tuple(fallback.taps(call))))
         found[id(source)] = source
     how = "; ".join(sorted({source.describe() for source in found.values()})) or "nothing depends on it"
@@ -107,13 +112,13 @@ def _by_rule(call: Call, variable: Any, batch: int | None, sources: dict[Any, So
     return None
 
 
-def _split(variable: Any, layer: str, estimator: str, reason: str) -> Weight:
+def _split(variable: Any, layer: str, estimator: str, otherwise: str, reason: str) -> Weight:
     if estimator == "per_example":
         raise ValueError(
             f"`estimator='per_example'`: {path_of(variable)} can't be measured per example: {reason}. "
-            "Use estimator='auto' or 'split', or give its layer a rule (`fitcore.per_example`)."
+            f"Use estimator='auto' or '{otherwise}', or give its layer a rule (`fitcore.per_example`)."
         )
-    return Weight(variable, layer, (), f"{SPLIT}: {reason}")
+    return Weight(variable, layer, (), f"{otherwise}: {reason}")
 
 
 def path_of(variable: Any) -> str:

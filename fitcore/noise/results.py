@@ -163,13 +163,16 @@ class _Columns:
 
     def __init__(self, rows: Array, probe: Probe, config: GradientNoise) -> None:
         self._config, self._entries, self._n = config, probe.entries, rows[:, 0]
-        table = rows[:, 1:].reshape(len(rows), 3 if probe.regularized else 2, len(probe.entries))
+        table = rows[:, probe.head :].reshape(len(rows), 3 if probe.regularized else 2, len(probe.entries))
         split, ghost = probe.kinds
         examples = self._n[:, None]
-        size = np.where(split, examples // config.splits, 1)
-        self._units = np.where(split, np.where(size >= 1, config.splits, 0), examples)
         self._big, self._applied = table[:, 1], table[:, -1]
-        d = statistics.deviations(table[:, 0], self._big, examples, split, ghost)
+        if probe.replicas > 1:
+            d, self._units, size = table[:, 0], *statistics.groups(rows[:, 1:2], rows[:, 2:3], split)
+        else:
+            size = np.where(split, examples // config.splits, 1)
+            self._units = np.where(split, np.where(size >= 1, config.splits, 0), examples)
+            d = statistics.deviations(table[:, 0], self._big, examples, split, ghost)
         self._trace, self._grad = statistics.estimate(d, self._big, self._units, size)
         self._exact, self._cancelled = np.where(split, 0.0, d), np.where(ghost, self._big, 0.0)
 

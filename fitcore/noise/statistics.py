@@ -57,6 +57,17 @@ def estimate(deviations: Any, norm_sq: Any, units: Any, size: Any = 1) -> tuple[
     return size * deviations / between, norm_sq - deviations / (units * between)
 
 
+def groups(effective: Any, replicas: Any, split: Any, where: Any = np.where) -> tuple[Any, Any]:
+    """(units, size) of a step over several replicas, entry by entry; for tensors give `where=tf.where`.
+
+    Args:
+      effective: examples in the batch, in effect: n if all replicas have equally many (`fitcore.noise.over_replicas`).
+      replicas: how many have examples.
+      split: [entries], whether the replicas are the units, and not the examples; bool.
+    """
+    return where(split, replicas, effective), where(split, effective / replicas, 1.0)
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Averages of two recorded curves up to each step, and what their ratio can be said to be. Arrays of shape [steps, ...].

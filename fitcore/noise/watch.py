@@ -1,7 +1,10 @@
 """Noting a forward pass: which layers were called on what, and where each weight was used.
 
-While a step is traced, each layer's `call` (and what its rule wants watched) is replaced, on that one object, by a function
+While a step is traced, each layer's `call` (and what its rule wants watched) is replaced, on that one object, by a `Noted`
 that notes arguments and result and is otherwise the same. No op is moved, and none is added but the one named below.
+
+Under a strategy TensorFlow traces each replica in a thread of its own, and goes from one to the next wherever something is
+summed over them, also in mid-pass (`BatchNormalization(synchronized=True)`): each thread's watch notes its own calls alone.
 
 Where a weight was used follows from the graph: the ops that take its handle. So a weight that somebody uses outside its own
 layer, through a tied kernel or in a loss, is found, not guessed.
@@ -10,6 +13,7 @@ layer, through a tied kernel or in a loss, is found, not guessed.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +23,8 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.noise.calls import Call, rule_of
+
+_here = threading.local()  # .watch: whose forward pass is being traced in this thread
 
 
 class Watch:
@@ -35,14 +41,13 @@ class Watch:
     def forward(self) -> Iterator[None]:
         """Note what is called inside."""
         self.graph = tf.compat.v1.get_default_graph()
+        _here.watch = self
         with contextlib.ExitStack() as undo:
             for layer in keras_private.all_layers(self._model):
                 rule = rule_of(layer)
-                undo.enter_context(keras_private.replaced(layer, "call", self._noting(layer, layer.call)))
-                for name in rule.watch if rule is not None else ():
-                    method = getattr(layer, name)
-                    if method is not None:
-                        undo.enter_context(keras_private.replaced(layer, name, self._noting_part(layer, name, method)))
+                for name in ("call", *(rule.watch if rule is not None else ())):
+                    if getattr(layer, name) is not None:
+                        undo.enter_context(noted(layer, name))
             yield
         self.forward_end = self.ops()
 
@@ -50,46 +55,75 @@ class Watch:
         """How many ops the graph has."""
         return len(self.graph.get_operations())
 
-    def _noting(self, layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*args: Any, **kwargs: Any) -> Any:
-            if tf.compat.v1.get_default_graph() is not self.graph:
-                return call(*args, **kwargs)  # inside a loop's body or a function: its tensors mean nothing outside
-            noted = Call(layer, args, kwargs, first_op=self.ops(), parent=self._stack[-1] if self._stack else None)
-            self._stack.append(noted)
-            losses = keras_private.added_losses(layer)
-            try:
-                noted.output = call(*args, **kwargs)
-            finally:
-                self._stack.pop()
-            noted.last_op = self.ops()
-            noted.adds_loss = keras_private.added_losses(layer) != losses
-            self.calls.append(noted)
-            return noted.output
+    def call(self, layer: Any, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A layer's call, noted."""
+        if tf.compat.v1.get_default_graph() is not self.graph:
+            return method(*args, **kwargs)  # inside a loop's body or a function: its tensors mean nothing outside
+        noted = Call(layer, args, kwargs, first_op=self.ops(), parent=self._stack[-1] if self._stack else None)
+        self._stack.append(noted)
+        losses = keras_private.added_losses(layer)
+        try:
+            noted.output = method(*args, **kwargs)
+        finally:
+            self._stack.pop()
+        noted.last_op = self.ops()
+        noted.adds_loss = keras_private.added_losses(layer) != losses
+        self.calls.append(noted)
+        return noted.output
 
-        return noting
-
-    def _noting_part(self, layer: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*args: Any, **kwargs: Any) -> Any:
-            current = self._stack[-1] if self._stack else None
-            # A stateful RNN hands over variables, which it changes afterwards: their values are read here, the only op that
-            # noting ever adds.
-            noted_args, noted_kwargs = keras.tree.map_structure(_read, (args, kwargs))
-            result = method(*args, **kwargs)
-            if current is None or current.layer is not layer or tf.compat.v1.get_default_graph() is not self.graph:
-                return result
-            if name == "inner_loop":  # the masks that were drawn before the loop; asking for them again draws nothing
-                cell = layer.cell
-                current.notes["dropout_masks"] = (cell.get_dropout_mask(None), cell.get_recurrent_dropout_mask(None))
-                current.notes[name] = ((noted_args, noted_kwargs), result)
-            else:
-                current.notes[name] = (noted_args, result)
+    def part(self, layer: Any, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a layer's call calls, noted."""
+        current = self._stack[-1] if self._stack else None
+        # A stateful RNN hands over variables, which it changes afterwards: their values are read here, the only op that
+        # noting ever adds.
+        noted_args, noted_kwargs = keras.tree.map_structure(_read, (args, kwargs))
+        result = method(*args, **kwargs)
+        if current is None or current.layer is not layer or tf.compat.v1.get_default_graph() is not self.graph:
             return result
-
-        return noting
+        if name == "inner_loop":  # the masks that were drawn before the loop; asking for them again draws nothing
+            cell = layer.cell
+            current.notes["dropout_masks"] = (cell.get_dropout_mask(None), cell.get_recurrent_dropout_mask(None))
+            current.notes[name] = ((noted_args, noted_kwargs), result)
+        else:
+            current.notes[name] = (noted_args, result)
+        return result
 
 
 def _read(value: Any) -> Any:
     return tf.convert_to_tensor(value) if isinstance(value, (keras.Variable, tf.Variable)) else value
+
+
+class Noted:
+    """A layer's method in its place: called, it is noted by the watch of the thread."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        self.method = getattr(layer, name)
+        self.users = 0  # threads that watch it now
+        self.on_object = name in vars(layer)  # else it is the class's
+        self._layer, self._name = layer, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._name == "call":
+            return _here.watch.call(self._layer, self.method, args, kwargs)
+        return _here.watch.part(self._layer, self._name, self.method, args, kwargs)
+
+
+@contextlib.contextmanager
+def noted(layer: Any, name: str) -> Iterator[None]:
+    """Replace a layer's method for a while. Past Keras's `__setattr__`, which would track it."""
+    attributes = vars(layer)
+    there = attributes.get(name)
+    replacement = there if isinstance(there, Noted) else Noted(layer, name)
+    attributes[name] = replacement
+    replacement.users += 1
+    try:
+        yield
+    finally:
+        replacement.users -= 1
+        if not replacement.users and replacement.on_object:
+            attributes[name] = replacement.method
+        elif not replacement.users:
+            del attributes[name]
 
 
 @dataclass(frozen=True)
