@@ -20,6 +20,7 @@ from fitcore.keras_private.data import (
 )
 from fitcore.keras_private.distribution import (
     build_variables,
+    build_in_cluster,
     mean_over_replicas,
     strategy_of,
     sums_over_replicas,
@@ -121,6 +122,7 @@ __all__ = [
     "is_generator_adapter",
     "is_trainer",
     "loss_tracker",
+    "build_in_cluster",
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
