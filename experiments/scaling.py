@@ -105,7 +105,7 @@ def find_seconds(run: launch.RunDirectory) -> tuple[Cluster, dict[int, measured.
     link = here.link
     print(f"\na step of one worker: {1e6 * here.compute.fixed:.0f} µs and {1e6 * here.compute.per_example:.2f} µs per example")
     print(f"an all-reduce between two: {1e6 * link.latency:.0f} µs per message, {link.bandwidth / 1e6:.0f} MB/s", end="; ")
-    print(f"a step sums {here.gradient_bytes:,} bytes; {here.cores} cores")
+    print(f"a step sums {here.gradient_bytes:,} bytes in {here.collectives} all-reduces; {here.cores} cores")
     print(f"{'workers':>7s} {'batch':>6s} {'µs per step':>12s} {'predicted':>10s}  predicted over measured")
     ratios: dict[int, dict[int, Effect]] = {}
     for n, times in timed.items():
@@ -154,7 +154,7 @@ def to_target(
 def on_paper(predicted: Steps, here: Cluster, most: int, seed: int) -> tuple[Cluster, dict[str, Any]]:
     """(hosts of their own, joined by the given link; what they would take). Prints a table; `most` is the largest batch."""
     link = Link(LATENCY.value * 1e-6, BANDWIDTH.value * 1e9 / 8)
-    hosts = Cluster(here.compute, link, here.gradient_bytes, here.spread)
+    hosts = Cluster(here.compute, link, here.gradient_bytes, here.collectives, here.spread)
     counts = [n for n in (2**k for k in range(30)) if n < MOST_WORKERS.value] + [MOST_WORKERS.value]
     print(f"\non paper: hosts with such a core each, {LATENCY.value:g} µs and {BANDWIDTH.value:g} Gbit/s between them")
     print(f"{'workers':>7s} {'batch':>6s} {'µs per step':>12s} {'simulated':>10s}", end=" ")

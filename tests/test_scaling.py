@@ -56,6 +56,8 @@ def test_worked_by_hand() -> None:
     # 4 workers on 2 cores: 20 examples each, 2 ms + 2 ms; six messages of 50 kB, 0.5 ms + 0.5 ms each; all of it twice as long.
     shared = Cluster(COMPUTE, LINK, gradient_bytes=2e5, cores=2)
     assert shared.step(4, 80) == pytest.approx(20e-3)
+    # In two all-reduces there are twice as many messages, of half the size.
+    assert Cluster(COMPUTE, LINK, 2e5, collectives=2).step(2, 80) == pytest.approx(10e-3)
     assert shared.step(2, 80) == HOSTS.step(2, 80)
     # At the noise scale twice the least steps are needed, and twice the least examples (McCandlish et al. 2018, eq. 2.11).
     assert STEPS.needed(50) == 200
@@ -103,7 +105,7 @@ def test_all_wait_for_the_slowest() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5, 32])
 def test_the_formula_is_what_a_simulation_of_each_message_gives(workers: int) -> None:
     spread = np.random.default_rng(0).gamma(9, size=100)
-    cluster = Cluster(COMPUTE, LINK, gradient_bytes=2e5, spread=spread)
+    cluster = Cluster(COMPUTE, LINK, gradient_bytes=2e5, collectives=2, spread=spread)
     assert simulate(cluster, workers, 320, steps=2000, seed=0) == pytest.approx(cluster.step(workers, 320), rel=0.01)
     assert simulate(HOSTS, workers, 320, steps=3, seed=0) == pytest.approx(HOSTS.step(workers, 320))
     with pytest.raises(ValueError, match="cores=2"):
@@ -155,7 +157,7 @@ def test_the_machine_is_fitted_on_steps_of_one_and_all_reduces_of_two() -> None:
     def times(workers: int, pace: float) -> measured.Times:
         steps = {batch: [pace * truth.step(workers, batch)] * rounds for batch in batches}
         reduced = {size: [truth.share(workers) * LINK.all_reduce(workers, size)] * rounds for size in sizes}
-        return measured.Times(workers, steps, reduced, truth.gradient_bytes, truth.cores, [])
+        return measured.Times(workers, steps, reduced, truth.gradient_bytes, 1, truth.cores, [])
 
     clusters = measured.fitted(times(1, 1.0), times(2, 7.0))  # steps of two are not what it is fitted to
     assert len(clusters) == rounds
@@ -163,8 +165,8 @@ def test_the_machine_is_fitted_on_steps_of_one_and_all_reduces_of_two() -> None:
     for workers in (1, 2, 4):
         assert here.step(workers, 80) == pytest.approx(truth.step(workers, 80))
     one_core = Cluster(COMPUTE, LINK, gradient_bytes=200_000, cores=1)
-    slow = measured.Times(2, {}, {s: [2 * LINK.all_reduce(2, s)] * rounds for s in sizes}, 200_000, 1, [])
-    fast = measured.Times(1, {b: [one_core.step(1, b)] * rounds for b in batches}, {}, 200_000, 1, [])
+    slow = measured.Times(2, {}, {s: [2 * LINK.all_reduce(2, s)] * rounds for s in sizes}, 200_000, 1, 1, [])
+    fast = measured.Times(1, {b: [one_core.step(1, b)] * rounds for b in batches}, {}, 200_000, 1, 1, [])
     assert vars(measured.typical(measured.fitted(fast, slow)).link) == pytest.approx(vars(LINK))  # as with a core for each
 
 

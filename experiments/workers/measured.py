@@ -25,6 +25,7 @@ class Times:
       steps: of a step, by the batch size of all workers together.
       all_reduce: of an all-reduce alone, by its bytes.
       gradient_bytes: what a step sums.
+      collectives: in how many all-reduces.
       cores: that all workers share.
       spread: of single steps of one worker; empty for several.
     """
@@ -33,6 +34,7 @@ class Times:
     steps: dict[int, list[float]]
     all_reduce: dict[int, list[float]]
     gradient_bytes: int
+    collectives: int
     cores: int
     spread: list[float]
 
@@ -50,7 +52,9 @@ def measure(workers: int, batches: Sequence[int], rounds: int, hidden: int, fold
         )
     found = json.loads(out.read_text())
     steps, all_reduce = ({int(key): times for key, times in found[name].items()} for name in ("steps", "all_reduce"))
-    return Times(workers, steps, all_reduce, found["gradient_bytes"], found["cores"], found.get("spread", []))
+    return Times(
+        workers, steps, all_reduce, found["gradient_bytes"], found["collectives"], found["cores"], found.get("spread", [])
+    )
 
 
 def fitted(one: Times, two: Times) -> list[Cluster]:
@@ -58,14 +62,14 @@ def fitted(one: Times, two: Times) -> list[Cluster]:
 
     Args:
       one: steps of one worker, which the compute is fitted to.
-      two: all-reduces alone, which the link is fitted to; no step of theirs is looked at.
+      two: all-reduces alone, which the link is fitted to, and how many a step makes; no time of their steps is looked at.
     """
     clusters = []
     for i in range(len(next(iter(one.steps.values())))):
         compute = fit_compute(list(one.steps), [times[i] for times in one.steps.values()])
         share = max(1.0, two.workers / two.cores)  # the link is that of a worker with a core of its own
         link = fit_link(two.workers, list(two.all_reduce), [times[i] / share for times in two.all_reduce.values()])
-        clusters.append(Cluster(compute, link, one.gradient_bytes, one.spread or (1.0,), one.cores))
+        clusters.append(Cluster(compute, link, one.gradient_bytes, two.collectives, one.spread or (1.0,), one.cores))
     return clusters
 
 

@@ -5,7 +5,7 @@ gradients. The model has a term for each thing that is known to take time, and n
 
     seconds per step(n, B) = share(n) [slowest(n) (fixed + per_example B/n) + all_reduce(n)]
     share(n)               = max(1, n/cores), where workers of one core each share `cores` of them; 1 on hosts of their own
-    all_reduce(n)          = 2 (n - 1) latency + 2 (n - 1)/n bytes/bandwidth (ring; Patarasuk and Yuan 2009, section 3)
+    all_reduce(n)          = 2 (n - 1) collectives latency + 2 (n - 1)/n bytes/bandwidth     (rings; Patarasuk and Yuan 2009)
     steps(B)               = S_min (1 + B_noise/B)                   (McCandlish et al. 2018, arXiv:1812.06162, eqs. 2.11, 2.12)
     time to target(n, B)   = seconds per step(n, B) * steps(B)
 
@@ -54,9 +54,10 @@ class Link:
     latency: float
     bandwidth: float
 
-    def all_reduce(self, workers: int, size: float) -> float:
-        """Seconds of a ring all-reduce of `size` bytes: n - 1 rounds to sum, n - 1 to hand sums on, each of size/n bytes."""
-        return 2 * (workers - 1) * (self.latency + size / workers / self.bandwidth)
+    def all_reduce(self, workers: int, size: float, collectives: int = 1) -> float:
+        """Seconds of ring all-reduces of `size` bytes together, one after the other: each takes n - 1 rounds to sum and n - 1 to
+        hand sums on, in each of which a message of 1/n of its bytes goes to the next neighbour."""
+        return 2 * (workers - 1) * (collectives * self.latency + size / workers / self.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Cluster:
     Attributes:
       compute: of each worker, alone on its core.
       link: between neighbours.
-      gradient_bytes: what an all-reduce sums.
+      gradient_bytes: what a step sums.
+      collectives: in how many all-reduces: fitcore's step makes one of the gradients and one of `step/loss`.
       spread: step times of one worker over their mean, [m]; `slowest` draws from them. [1.]: each step takes as long.
       cores: how many all workers share, one worker using one of them; None: each has its own.
     """
@@ -97,6 +99,7 @@ class Cluster:
     compute: Compute
     link: Link
     gradient_bytes: float
+    collectives: int = 1
     spread: Sequence[float] = (1.0,)
     cores: int | None = None
 
@@ -108,7 +111,8 @@ class Cluster:
     def fixed(self, workers: int) -> float:
         """The part of a step's seconds that doesn't depend on the batch, cores being shared."""
         slow = slowest(self.spread, workers)
-        return self.share(workers) * (slow * self.compute.fixed + self.link.all_reduce(workers, self.gradient_bytes))
+        sums = self.link.all_reduce(workers, self.gradient_bytes, self.collectives)
+        return self.share(workers) * (slow * self.compute.fixed + sums)
 
     def per_example(self, workers: int) -> float:
         """Seconds per step that each example of the whole batch adds, cores being shared."""
@@ -209,10 +213,10 @@ def simulate(cluster: Cluster, workers: int, batch: float, steps: int, seed: int
         raise ValueError(f"`cluster` must have a core for each worker (`cores=None`). Received: cores={cluster.cores}")
     random = np.random.default_rng(seed)
     spread = np.asarray(cluster.spread, np.float64) / np.mean(cluster.spread)
-    message = cluster.link.latency + cluster.gradient_bytes / workers / cluster.link.bandwidth
+    message = cluster.link.latency + cluster.gradient_bytes / cluster.collectives / workers / cluster.link.bandwidth
     clock = np.zeros(workers)  # when each worker has done what came so far
     for _ in range(steps):
         clock = clock + cluster.compute.seconds(batch / workers) * random.choice(spread, workers)
-        for _ in range(2 * (workers - 1)):
+        for _ in range(2 * (workers - 1) * cluster.collectives):
             clock = np.maximum(clock, np.roll(clock, 1)) + message
     return float(clock.max()) / steps

@@ -8,6 +8,7 @@ cores have one each and four share them. Worker 0 writes what it measured.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -30,7 +31,8 @@ HIDDEN = flags.DEFINE_integer("hidden", 64, "Hidden units.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each, in turns.", 2)
 SPREAD = flags.DEFINE_integer("spread", 0, "Steps that are timed one by one, at the median batch size; 0: none.", 0)
 
-FEWEST_STEPS, FEWEST_EXAMPLES = 30, 8192  # of a timed fit, so that a fit's beginning and end are small beside it
+FEWEST_STEPS, FEWEST_EXAMPLES = 40, 8192  # of a timed epoch, so that its beginning and end are small beside it
+SETTLING = 10  # first steps that are left out where single ones are timed
 ALL_REDUCES = 50  # in a measurement
 
 
@@ -43,16 +45,34 @@ def network(hidden: int) -> keras.Model:
 
 
 def steps_of(batch: int) -> int:
-    """How many steps a timed fit at this batch size takes."""
+    """How many steps a timed epoch at this batch size has."""
     return max(FEWEST_STEPS, FEWEST_EXAMPLES // batch)
 
 
+class Clock(keras.callbacks.Callback):
+    """Notes what the last epoch took, without what a fit does before and after: it copies the data, for one thing."""
+
+    seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seconds = time.perf_counter() - self._began
+
+
 def timed_fit(model: keras.Model, batch: int, x: Any, y: Any) -> float:
-    """Seconds per step of a fit."""
-    rows = batch * steps_of(batch)
-    began = time.perf_counter()
-    fitcore.fit(model, x[:rows], y[:rows], batch_size=batch, verbose=0)
-    return (time.perf_counter() - began) / steps_of(batch)
+    """Seconds per step of an epoch."""
+    rows, clock = batch * steps_of(batch), Clock()
+    fitcore.fit(model, x[:rows], y[:rows], batch_size=batch, verbose=0, callbacks=[clock])
+    return clock.seconds / steps_of(batch)
+
+
+def collectives(model: keras.Model) -> int:
+    """How many sums over workers a step makes: ops in the program that was traced first."""
+    graph = fitcore.Engine.of_compiled(model).graphs()[0].as_graph_def(add_shapes=False)
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    return sum(node.op.startswith("CollectiveReduce") for node in nodes)
 
 
 def spread(model: keras.Model, batch: int, steps: int, x: Any, y: Any) -> list[float]:
@@ -61,7 +81,7 @@ def spread(model: keras.Model, batch: int, steps: int, x: Any, y: Any) -> list[f
     x, y = (np.resize(values, (batch * steps, *values.shape[1:])) for values in (x, y))
     clock = {"clock": lambda seen: tf.timestamp() - began}
     history = fitcore.fit(model, x, y, batch_size=batch, verbose=0, record=clock)
-    return np.diff(history.steps["clock"].astype(np.float64)).tolist()
+    return np.diff(history.steps["clock"])[SETTLING:].tolist()
 
 
 def all_reduce(strategy: tf.distribute.Strategy, size: int) -> Any:
@@ -101,6 +121,8 @@ def measured() -> dict[str, Any]:
         timed_fit(model, batch, x, y)  # traces
     for function in sums.values():
         timed_all_reduce(function)
+    if BATCHES.value:
+        found["collectives"] = collectives(model)
     rounds = range(ROUNDS.value)
     steps = [{batch: timed_fit(model, batch, x, y) for batch in BATCHES.value} for _ in rounds]
     reduced = [{size: timed_all_reduce(function) for size, function in sums.items()} for _ in rounds]
