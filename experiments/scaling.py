@@ -39,8 +39,13 @@ from fitcore.command_line import launch
 WORKERS = flags.DEFINE_multi_integer("workers", [2, 4], "Numbers of local workers that the model is checked on.", 2)
 MEASURED_AT = flags.DEFINE_integer("measured_at", 80, "The batch size whose steps and noise scale predict the others'.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each time, in turns.", 2)
-LATENCY = flags.DEFINE_float("latency", 50.0, "On paper: of a message between two hosts, in microseconds.", 0.0)
-BANDWIDTH = flags.DEFINE_float("bandwidth", 10.0, "On paper: between two hosts, in gigabits per second and direction.", 1e-6)
+LATENCY = flags.DEFINE_multi_float("latency", [50.0, 2.0], "On paper: of a message between two hosts, in microseconds.", 0.0)
+BANDWIDTH = flags.DEFINE_multi_float(
+    "bandwidth",
+    [10.0, 200.0],
+    "On paper: between two hosts, in gigabits per second and direction; one for each --latency.",
+    1e-6,
+)
 MOST_WORKERS = flags.DEFINE_integer("most_workers", 256, "On paper: the most workers.", 2)
 EFFICIENCY = flags.DEFINE_float("efficiency", 0.5, "Workers pay as long as n of them are this many times n as fast.", 0.0, 1.0)
 
@@ -56,6 +61,11 @@ flags.register_multi_flags_validator(
     ["batch", "workers", "measured_at"],
     lambda given: given["measured_at"] in given["batch"] and min(given["batch"]) >= max(given["workers"]),
     "--batch must hold --measured_at, and nothing below an example for each of --workers.",
+)
+flags.register_multi_flags_validator(
+    ["latency", "bandwidth"],
+    lambda given: len(given["latency"]) == len(given["bandwidth"]),
+    "--bandwidth must be given as often as --latency: each pair is a link.",
 )
 
 
@@ -151,12 +161,12 @@ def to_target(
     return found
 
 
-def on_paper(predicted: Steps, here: Cluster, most: int, seed: int) -> tuple[Cluster, dict[str, Any]]:
-    """(hosts of their own, joined by the given link; what they would take). Prints a table; `most` is the largest batch."""
-    link = Link(LATENCY.value * 1e-6, BANDWIDTH.value * 1e9 / 8)
+def on_paper(predicted: Steps, here: Cluster, link: Link, most: int, seed: int) -> dict[str, Any]:
+    """What hosts of their own would take, joined by this link. Prints a table; `most` is the largest batch."""
     hosts = Cluster(here.compute, link, here.gradient_bytes, here.collectives, here.spread)
     counts = [n for n in (2**k for k in range(30)) if n < MOST_WORKERS.value] + [MOST_WORKERS.value]
-    print(f"\non paper: hosts with such a core each, {LATENCY.value:g} µs and {BANDWIDTH.value:g} Gbit/s between them")
+    name = f"{1e6 * link.latency:g} µs, {link.bandwidth * 8 / 1e9:g} Gbit/s"
+    print(f"\non paper: hosts with such a core each, {name} between them")
     print(f"{'workers':>7s} {'batch':>6s} {'µs per step':>12s} {'simulated':>10s}", end=" ")
     print(f"{'steps':>6s} {'seconds':>8s} {'efficiency':>10s}")
     rows = []
@@ -171,7 +181,7 @@ def on_paper(predicted: Steps, here: Cluster, most: int, seed: int) -> tuple[Clu
     fastest = hosts.fastest(predicted, MOST_WORKERS.value, most)
     pays = hosts.pays(predicted, EFFICIENCY.value, MOST_WORKERS.value, most)
     print(f"fastest with {fastest}; at an efficiency of {EFFICIENCY.value:g} or more up to {pays}")
-    return hosts, {"rows": rows, "fastest": fastest, "pays": pays}
+    return {"link": name, "rows": rows, "fastest": fastest, "pays": pays}
 
 
 def draw(path: Any, sweep: dict[int, list[float]], predicted: Steps, here: Cluster, timed: Any, paper: Sequence[Any]) -> None:
@@ -192,9 +202,11 @@ def draw(path: Any, sweep: dict[int, list[float]], predicted: Steps, here: Clust
     seconds_axes.set(
         xscale="log", yscale="log", xlabel="batch, examples", ylabel="ms per step", title="lines predicted, dots timed"
     )
-    paper_axes.plot([row["workers"] for row in paper], [row["to_target"] for row in paper], "o-", label="seconds to the target")
-    paper_axes.plot([row["workers"] for row in paper], [row["efficiency"] for row in paper], "s--", label="efficiency")
-    paper_axes.set(xscale="log", yscale="log", xlabel="workers with a host each", title="on paper")
+    for k, found in enumerate(paper):
+        counts, times, efficiency = zip(*((row["workers"], row["to_target"], row["efficiency"]) for row in found["rows"]))
+        paper_axes.plot(counts, times, f"C{k}o-", label=f"seconds to the target: {found['link']}")
+        paper_axes.plot(counts, efficiency, f"C{k}s:", label="efficiency")
+    paper_axes.set(xscale="log", yscale="log", xlabel="workers with a host each, on paper")
     for axes in (steps_axes, seconds_axes, paper_axes):
         axes.legend()
     figure.savefig(path, metadata={"Software": None})
@@ -212,8 +224,9 @@ def main(run: launch.RunDirectory) -> dict[str, Any]:
     sweep, predicted, found = find_steps(run.seed)
     here, timed, seconds = find_seconds(run)
     seconds["to_target"] = to_target(sweep, predicted, here, timed)
-    _, seconds["on_paper"] = on_paper(predicted, here, max(sweep), run.seed)
-    draw(run.path / "scaling.png", sweep, predicted, here, timed, seconds["on_paper"]["rows"])
+    links = [Link(latency * 1e-6, bandwidth * 1e9 / 8) for latency, bandwidth in zip(LATENCY.value, BANDWIDTH.value)]
+    seconds["on_paper"] = [on_paper(predicted, here, link, max(sweep), run.seed) for link in links]
+    draw(run.path / "scaling.png", sweep, predicted, here, timed, seconds["on_paper"])
     print(f"\nPicture: {run.path / 'scaling.png'}")
     return found | {"seconds": seconds}
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments.workers import measured
 from experiments.workers.model import Cluster, Compute, Link, Steps, fit_compute, fit_link, simulate, slowest
@@ -113,9 +112,8 @@ def test_the_formula_is_what_a_simulation_of_each_message_gives(workers: int) ->
 
 
 def test_the_steps_formula_is_what_noisy_descent_needs() -> None:
-    """Descent where each step makes of the loss what eq. 2.7 says, the loss halving a hundred times slower than it could."""
-    # L = 0.5 h |w|^2 along one of many directions: the best step against noise of trace B_noise |G|^2 / B is 1 / (1 + B_noise/B)
-    # of the noiseless one (eq. 2.6). Small rates keep it where one step changes little, as the formula asks.
+    """Descent on 0.5 |w|^2, its gradient w with noise of trace B_noise |w|^2 / B, at the rate of eq. 2.6: 1/(1 + B_noise/B) of
+    the rate without noise, which is small, so that one step changes little."""
     random = np.random.default_rng(0)
 
     def steps(batch: float, noise: float = 50.0, dimensions: int = 400) -> float:
@@ -142,11 +140,11 @@ def test_a_fit_finds_what_made_the_times() -> None:
     assert fit_compute([10, 20], [3.0, 1.0]).per_example == 0
     assert fit_link(2, [10, 1000], [1.0, 200.0]).latency == 0
     assert fit_link(2, [10, 20], [3.0, 1.0]).bandwidth == math.inf
-    with pytest.raises(ValueError, match="`examples`.*1 different"):
+    with pytest.raises(ValueError, match=r"`examples`.*1 different"):
         fit_compute([10, 10], [1.0, 1.0])
-    with pytest.raises(ValueError, match="`sizes`.*3 times"):
+    with pytest.raises(ValueError, match=r"`sizes`.*3 times"):
         fit_link(2, [10, 20], [1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="`workers`.*Received: 1"):
+    with pytest.raises(ValueError, match=r"`workers`.*Received: 1"):
         fit_link(1, [10, 20], [1.0, 1.0])
 
 
@@ -214,9 +212,11 @@ def test_scaling(tmp_path: Path) -> None:
     for n, over in seconds["predicted_over_measured"].items():
         assert len(over) == 3
         assert all(0.02 < ratio["mean"] < 50 for ratio in over.values()), n  # the machine is busy with other tests
-    assert [row["workers"] for row in seconds["on_paper"]["rows"]] == [1, 2, 4, 8, 16, 20]
-    assert 1 <= seconds["on_paper"]["pays"] <= 20
-    for row in seconds["on_paper"]["rows"]:
-        assert row["simulated"] == pytest.approx(row["step"], rel=0.25)
+    for found in seconds["on_paper"]:
+        assert [row["workers"] for row in found["rows"]] == [1, 2, 4, 8, 16, 20]
+        assert 1 <= found["pays"] <= 20
+        for row in found["rows"]:
+            assert row["simulated"] == pytest.approx(row["step"], rel=0.25)
+    assert [found["link"] for found in seconds["on_paper"]] == ["50 µs, 10 Gbit/s", "2 µs, 200 Gbit/s"]
     assert (tmp_path / "run" / "scaling.png").stat().st_size > 10_000
     assert "predicted over measured" in done.stdout

@@ -55,8 +55,8 @@ class Link:
     bandwidth: float
 
     def all_reduce(self, workers: int, size: float, collectives: int = 1) -> float:
-        """Seconds of ring all-reduces of `size` bytes together, one after the other: each takes n - 1 rounds to sum and n - 1 to
-        hand sums on, in each of which a message of 1/n of its bytes goes to the next neighbour."""
+        """Seconds of ring all-reduces of `size` bytes together, one after the other: each takes n - 1 rounds to sum, and n - 1
+        to hand sums on, in each of which a message of 1/n of its bytes goes to the next neighbour."""
         return 2 * (workers - 1) * (collectives * self.latency + size / workers / self.bandwidth)
 
 

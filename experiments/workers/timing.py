@@ -69,9 +69,10 @@ def timed_fit(model: keras.Model, batch: int, x: Any, y: Any) -> float:
 
 
 def collectives(model: keras.Model) -> int:
-    """How many sums over workers a step makes: ops in the program that was traced first."""
-    graph = fitcore.Engine.of_compiled(model).graphs()[0].as_graph_def(add_shapes=False)
-    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    """How many sums over workers a step makes, by the program that was traced first: a step is a function there, and what is
+    in none runs once a call."""
+    library = fitcore.Engine.of_compiled(model).graphs()[0].as_graph_def(add_shapes=False).library
+    nodes = itertools.chain.from_iterable(function.node_def for function in library.function)
     return sum(node.op.startswith("CollectiveReduce") for node in nodes)
 
 
