@@ -3,9 +3,9 @@
     python -m fitcore.cluster --workers=2 -m benchmarks.cluster_speed [--rounds=3] [--steps=300]
 
 Both under MultiWorkerMirroredStrategy, on a dropout MLP and a small CNN, `model.fit` in the way that it works there
-(benchmarks/parity/cluster.py). In each round both train a fresh copy from the same seed, in turn, first one then the other first:
-ten steps, which are not timed, then one epoch of --steps, which is. Medians over the rounds, and the spread of their ratios. The
-two must end in the same bits, or the timing is void. Batch 32, 16 rows for each worker.
+(benchmarks/parity/cluster.py). In each round both train a fresh copy from the same seed, in turn, first one then the other
+first: ten steps, which are not timed, then one epoch of --steps, which is. Medians over the rounds, and the spread of their
+ratios. The two must end in the same bits, or the timing is void. Batch 32, 16 rows for each worker.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def one_round(graph: Any, by: Any, steps: int) -> tuple[float, list[bytes]]:
     by.fit(model, x[: 10 * BATCH], y[: 10 * BATCH], batch_size=BATCH, verbose=0)
     start = time.perf_counter()
     by.fit(model, x, y, batch_size=BATCH, verbose=0)
-    return (time.perf_counter() - start) / steps, [each.numpy().tobytes() for each in [*model.variables, *model.optimizer.variables]]
+    seconds = (time.perf_counter() - start) / steps
+    return seconds, [each.numpy().tobytes() for each in (*model.variables, *model.optimizer.variables)]
 
 
 def main(argv: list[str]) -> None:

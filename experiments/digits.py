@@ -123,7 +123,9 @@ def side_by_side(
     ]
     if isinstance(run.strategy, tf.distribute.MultiWorkerMirroredStrategy):
         accuracy = history.history["val_accuracy"]
-        print(f"  fitcore.fit, {passes}: {first[0]:.2f} s, test accuracy {accuracy[-1]:.1%}. model.fit can't be had over workers")
+        print(
+            f"  fitcore.fit, {passes}: {first[0]:.2f} s, test accuracy {accuracy[-1]:.1%}. model.fit can't be had over workers"
+        )
         short = {"one_epoch_falls_short": accuracy[-1] - accuracy[0] > interval_of(accuracy, len(test[0]))}
         return {"same_bits": {}, "test_accuracy": accuracy, "weights_sha256": launch.weights_sha256(ours), **short}
     theirs = compiled(build, run)

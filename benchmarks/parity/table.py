@@ -71,10 +71,10 @@ Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy o
   instance", where the shapes of gradients differ from the first one's.
 - MultiWorkerMirroredStrategy, two processes: ValueError, "Attempt to convert a value (PerReplica...) with an unsupported type",
   before the first step of any fit; and in its step ValueError, "Invalid reduction dimension 0 for input with 0 dimensions", of
-  `train_on_batch` too. fitcore trains. What its bits are compared with is Keras's own fit of a model that is made so that neither
-  comes up: put together outside the scope from layers made inside, with a `get_metrics_result` that gives vectors, compiled and
-  fitted inside (benchmarks/parity/cluster.py). There `steps_per_execution` above 1 fails as under MirroredStrategy, and
-  `evaluate` before any training with the first of these errors. fitcore does both.
+  `train_on_batch` too. fitcore trains. What its bits are compared with is Keras's own fit of a model that is made so that
+  neither comes up: put together outside the scope from layers made inside, with a `get_metrics_result` that gives vectors,
+  compiled and fitted inside (benchmarks/parity/cluster.py). There `steps_per_execution` above 1 fails as under
+  MirroredStrategy, and `evaluate` before any training with the first of these errors. fitcore does both.
 
 ## What can't be compared
 - Training without a global seed, with `shuffle=True` or dropout: Keras doesn't repeat itself.
