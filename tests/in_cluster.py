@@ -51,7 +51,7 @@ def end_of(model: keras.Model, history: Any) -> dict[str, Any]:
     variables = [variable.numpy().tobytes() for variable in [*model.variables, *model.optimizer.variables]]
     recorded = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in history.steps.items()}
     state = hashlib.sha256(b"".join(variables)).hexdigest()
-    stop = history.stop_reason and [history.stop_reason.hook, history.stop_reason.step]
+    stop = history.stop_reason and [history.stop_reason.by, history.stop_reason.step]
     return {"state": state, "history": history.history, "steps": recorded, "stop": stop, "account": history.account}
 
 
