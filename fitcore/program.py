@@ -138,15 +138,20 @@ class Program:
         """
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
         by_op = self._run_eagerly or tf.config.functions_run_eagerly()
+        if by_op and self._agree is None:
+            return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
         call = None if by_op else self._call_for(source, carried)
         if self._key(source) in self._by_ones:
             steps = 1
         if not self._has_clock() and seconds < math.inf:
             steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
             steps, seconds = steps if self._agree is None else self._agree(steps), math.inf
-        if call is None:
-            return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
         started = time.perf_counter()
+        if call is None:
+            chunk = self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
+            self._pace = chunk.steps / (time.perf_counter() - started)
+            role.beat()
+            return chunk
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
         ran, ended, logs, curve, left = call(feed, *limits, carried)
         count = int(ran)
@@ -163,6 +168,7 @@ class Program:
         if not self._compiled:
             logs = self._step_and_results(batch)
             return logs
+        role.beat()
         # As in Keras, a step that a fit has traced serves here too. Called from within a function, it would be compiled anew
         # for the shapes known there.
         logs = self._step(batch, _int64(0), {})[0]

@@ -151,7 +151,9 @@ class Run:
             self.stop = StopReason("callbacks", self.step, self.epoch, "a Keras callback set `stop_training`")
         agreement = self.engine.agreement
         if agreement is not None and agreement.any(self.stop is not None)[0] and self.stop is None:
-            self.stop = StopReason("another worker", self.step, self.epoch, "another worker wants to stop, and all stop together")
+            self.stop = StopReason(
+                "another worker", self.step, self.epoch, "another worker wants to stop, and all stop together"
+            )
         return self.stop is not None
 
     def note(self, chunk: Chunk) -> None:

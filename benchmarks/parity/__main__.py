@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks.parity import CASES, Row, compare, strategies
+from benchmarks.parity import CASES, Row, cluster, compare, strategies
 from benchmarks.parity.comparison import NOT_DETERMINISTIC
 
 
@@ -77,9 +77,11 @@ def main(argv: list[str]) -> None:
     width = max(map(len, names)) + 1
     print(f"{'case':<{width}}{'weights':>11}{'optimizer':>11}{'history':>11}  bit-identical", flush=True)
     rows = []
+    in_cluster = [name for name in names if name in cluster.WAYS]
+    together = cluster.rows_of(in_cluster, flags.FLAGS.repeat)  # begins when the first is asked for
     for name in names:
-        row = compare(CASES[name], repeat=flags.FLAGS.repeat)
-        if row.verdict == NOT_DETERMINISTIC and not flags.FLAGS.op_determinism:
+        row = next(together) if name in in_cluster else compare(CASES[name], repeat=flags.FLAGS.repeat)
+        if row.verdict == NOT_DETERMINISTIC and name not in in_cluster and not flags.FLAGS.op_determinism:
             row = compare_deterministically(name)
         rows.append(row)
         print(table_line(row, width), flush=True)

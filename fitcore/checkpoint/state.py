@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from fitcore.checkpoint import callbacks, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
+from fitcore.replicas import components
 from fitcore.run import Run
 
 # Where in the outer loop a run is.
@@ -21,6 +22,8 @@ STEPS_DONE = "before validation"  # an epoch's steps have run, its end has not
 BETWEEN = "between epochs"
 FINISHED = "finished"
 WITHIN = (IN_EPOCH, STEPS_DONE)
+
+_WORKERS = "workers"  # before the name of what each has for itself
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def take(run: Run, where: str, rows_saved: int) -> Snapshot:
         "random": randomness.state(),
     }
     host, arrays = plain.split(held, "host")
+    arrays |= _of_workers(run)
     facts = {
         "step": run.step,
         "epoch": run.epoch,
@@ -84,14 +88,29 @@ def put_back(run: Run, saved: Saved) -> None:
     held = plain.join(saved.host, arrays)
     present = dict(run.variables())
     check_variables(saved, present)
+    agreement = run.engine.agreement
     for (name, *_), variable in zip(saved.manifest["variables"], present.values()):
-        variable.assign(arrays[name])
+        of_workers = None if agreement is None else arrays.get(f"{_WORKERS}/{name}")
+        variable.assign(arrays[name] if agreement is None or of_workers is None else of_workers[agreement.worker])
     run.curve.load([(name, width) for name, width in saved.manifest["columns"]], saved.curves)
     iterator = saved.path / "data" if (saved.path / "data.index").exists() else None
     run.load_host_state(held["run"], held["where"] == IN_EPOCH, iterator)
     for callback, state in zip(run.callbacks.callbacks, held["callbacks"]):
         callbacks.load_state(callback, state)
     randomness.load_state(held["random"])  # last: what was done so far may have drawn
+
+
+def _of_workers(run: Run) -> dict[str, np.ndarray]:
+    """In a cluster, the variables that each worker has for itself, [workers, ...] by name: metrics', summed when they are read.
+
+    All others are the same on all workers.
+    """
+    if run.engine.agreement is None:
+        return {}
+    metrics = run.engine.parts.metrics()
+    apart = {id(each) for metric in metrics for variable in metric.variables for each in components(variable)}
+    own = {name: _tensor(variable) for name, variable in run.variables() if id(variable) in apart}
+    return {f"{_WORKERS}/{name}": each for name, each in zip(own, run.engine.agreement.gathered(list(own.values())))}
 
 
 def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:

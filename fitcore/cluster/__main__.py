@@ -4,12 +4,13 @@
     python -m fitcore.cluster --workers=2 script.py args of the script
     python -m fitcore.cluster --workers=4 --print [--hosts=a,b,c,d] -m experiments.digits --strategy=multiworker
 
-Each worker runs the same command with a TF_CONFIG of its own, which `tf.distribute.MultiWorkerMirroredStrategy` reads. What they
-print comes line by line, "[worker 1] " before it. Ctrl-C, SIGTERM and SIGHUP are passed on to all; a second one kills.
+Each worker runs the same command with a TF_CONFIG of its own, which `tf.distribute.MultiWorkerMirroredStrategy` reads. What
+they print comes line by line, "[worker 1] " before it. Ctrl-C, SIGTERM and SIGHUP are passed on to all; a second one kills.
 
-When a worker fails or is killed, this is said within 0.2 seconds; the others are asked to end, and killed 5 seconds later. When
-one hangs, this is said after --timeout seconds without a sign of life: fitcore gives one whenever a compiled call is back, a few
-times a second. The exit status is that of the worker that failed; 128 + N if signal N killed it; 124 if one hung.
+When a worker fails or is killed, this is said within a second; the others are asked to end, and killed 5 seconds later. When
+one hangs, this is said after --timeout seconds without a sign of life: fitcore gives one whenever a compiled call is back, a
+few times a second, and nothing else does. The exit status is that of the worker that failed; 128 + N if signal N killed it;
+124 if one hung.
 
 With --restarts=K all workers are started again after such an end, K times at most. That goes on where the job was if it saves
 checkpoints into a folder that stays the same: for experiments --logdir and --checkpoint_every.
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--restarts", metavar="K", type=int, default=0, help=help_restarts)
     help_print = "start nothing, but print what to run on N hosts: by hand, under Slurm, in Kubernetes"
     parser.add_argument("--print", action="store_true", help=help_print)
-    parser.add_argument("--hosts", metavar="HOST,...", type=lambda text: text.split(","), default=[], help="for --print: N hosts")
+    parser.add_argument(
+        "--hosts", metavar="HOST,...", type=lambda text: text.split(","), default=[], help="for --print: N hosts"
+    )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, default=[], help="the module to run, and its arguments")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the script to run, and its arguments")
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def is_cluster(strategy: tf.distribute.Strategy | None) -> bool:
+def is_cluster(strategy: tf.distribute.Strategy) -> bool:
     """Whether a strategy's replicas are in several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_workers(strategy)) > 1
 

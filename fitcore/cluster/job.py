@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -104,7 +104,7 @@ class Job:
             text=True,
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C comes by way of the launcher, once
-            preexec_fn=end_with_launcher,  # noqa: PLW1509 (no other thread of this process holds a lock that it needs)
+            preexec_fn=end_with_launcher,
         )
 
     def _wait(self, workers: Sequence[subprocess.Popen[str]], beats: Sequence[Path], began: float) -> int:
@@ -154,6 +154,8 @@ class Job:
         """Wait for the workers to end, and kill those that haven't in time; at a further signal at once."""
         heard, end = len(self._signals), time.monotonic() + seconds
         while any(worker.poll() is None for worker in workers) and time.monotonic() < end and len(self._signals) == heard:
+            if any(worker.poll() not in (None, 0, LEFT) for worker in workers):  # without it the others can't save themselves
+                end = min(end, time.monotonic() + GRACE_AFTER_FAILURE)
             time.sleep(POLL)
         left = [i for i, worker in enumerate(workers) if worker.poll() is None]
         if left:

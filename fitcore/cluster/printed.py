@@ -17,7 +17,7 @@ _SLURM = """\
 #SBATCH --kill-on-bad-exit=1
 export FITCORE_HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/.*/"&:{port}"/' | paste -sd, -)
 srun --kill-on-bad-exit=1 bash -c '
-export TF_CONFIG="{{\\"cluster\\": {{\\"worker\\": [$FITCORE_HOSTS]}}, \\"task\\": {{\\"type\\": \\"worker\\", \\"index\\": $SLURM_PROCID}}}}"
+export TF_CONFIG="{config}"
 exec {command}'
 """
 
@@ -61,11 +61,22 @@ def printed(command: Sequence[str], workers: int, hosts: Sequence[str]) -> str:
     lines = ["# By hand: on each host its line, all within a few minutes; they wait for each other."]
     for i, host in enumerate(named):
         lines.append(f"# {host}\nTF_CONFIG={shlex.quote(tf_config(named, i))} {shlex.join(command)}")
+    slurm = _in_shell("$FITCORE_HOSTS", "$SLURM_PROCID")
     inner = shlex.join(command).replace("'", "'\\''")
-    lines.append(f"\n# Slurm: sbatch FILE, with this in it.\n{_SLURM.format(count=workers, port=PORT, command=inner)}")
+    lines.append(
+        f"\n# Slurm: sbatch FILE, with this in it.\n{_SLURM.format(count=workers, port=PORT, config=slurm, command=inner)}"
+    )
     pods = ", ".join(f'\\"fitcore-{i}.fitcore:{PORT}\\"' for i in range(workers))
-    config = f'{{\\"cluster\\": {{\\"worker\\": [{pods}]}}, \\"task\\": {{\\"type\\": \\"worker\\", \\"index\\": $JOB_COMPLETION_INDEX}}}}'
+    config = _in_shell(pods, "$JOB_COMPLETION_INDEX")
     shell = json.dumps(["bash", "-c", f'export TF_CONFIG="{config}"; exec {shlex.join(command)}'])
-    lines.append("# Kubernetes: kubectl apply -f FILE, with this in it; IMAGE is yours. It needs Kubernetes 1.24 (indexed jobs).")
+    lines.append(
+        "# Kubernetes: kubectl apply -f FILE, with this in it; IMAGE is yours. It needs Kubernetes 1.24 (indexed jobs)."
+    )
     lines.append(_KUBERNETES.format(count=workers, command=shell))
     return "\n".join(lines)
+
+
+def _in_shell(hosts: str, index: str) -> str:
+    """TF_CONFIG inside a shell's double quotes, where hosts and index may be variables."""
+    config = f'{{"cluster": {{"worker": [HOSTS]}}, "task": {{"type": "worker", "index": {index}}}}}'
+    return config.replace('"', '\\"').replace("HOSTS", hosts)

@@ -95,8 +95,10 @@ class DistributedSource(DatasetSource):
     def part_spec(self) -> Any:
         """Spec of one replica's part of a batch."""
 
+        def first(leaf: Any) -> Any:
+            return self._strategy.experimental_local_results(leaf)[0]
+
         def part(feed: Any) -> Any:
-            first = lambda leaf: self._strategy.experimental_local_results(leaf)[0]
             return tf.nest.map_structure(first, without_optionals(feed.get_next()))
 
         return _spec_of(part, self.specs()[0])

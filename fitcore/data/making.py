@@ -72,7 +72,7 @@ def source_of(adapter: Any, order: Order | None = None, strategy: tf.distribute.
     in another order.
     """
     arrays = keras_private.array_inputs(adapter)
-    mixed = is_cluster(strategy) and len(strategy.extended.worker_devices) > 1
+    mixed = strategy is not None and is_cluster(strategy) and len(strategy.extended.worker_devices) > 1
     if arrays is None or mixed:
         return DatasetSource(adapter) if strategy is None else DistributedSource(adapter, strategy)
     order = order or KerasOrder(False)

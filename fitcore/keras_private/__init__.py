@@ -19,8 +19,8 @@ from fitcore.keras_private.data import (
     use_pool,
 )
 from fitcore.keras_private.distribution import (
-    build_variables,
     build_in_cluster,
+    build_variables,
     mean_over_replicas,
     strategy_of,
     sums_over_replicas,
@@ -96,6 +96,7 @@ __all__ = [
     "array_inputs",
     "assert_compiled",
     "autocast_scope",
+    "build_in_cluster",
     "build_variables",
     "cache_validation",
     "compile_metrics",
@@ -122,7 +123,6 @@ __all__ = [
     "is_generator_adapter",
     "is_trainer",
     "loss_tracker",
-    "build_in_cluster",
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
