@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 from keras import layers
 
@@ -55,6 +56,7 @@ def one_round(graph: Any, by: Any, steps: int) -> tuple[float, list[bytes]]:
 
 
 def main(argv: list[str]) -> None:
+    tf.get_logger().setLevel("WARNING")  # not a line for each sum over workers that is traced
     multiworker()  # before TensorFlow has run anything
     same = True
     for graph in (mlp, cnn):

@@ -47,12 +47,20 @@ def linear_under(strategy: Any) -> keras.Model:
 
 
 def end_of(model: keras.Model, history: Any) -> dict[str, Any]:
-    """What a run ended in: a digest of all bits, the History and what was recorded."""
+    """What a run ended in: digests of all bits, and of those that all workers share, the History and what was recorded."""
     variables = [variable.numpy().tobytes() for variable in [*model.variables, *model.optimizer.variables]]
+    trained = [variable.numpy().tobytes() for variable in [*model.trainable_variables, *model.optimizer.variables]]
     recorded = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in history.steps.items()}
-    state = hashlib.sha256(b"".join(variables)).hexdigest()
+    state, shared = (hashlib.sha256(b"".join(each)).hexdigest() for each in (variables, trained))
     stop = history.stop_reason and [history.stop_reason.by, history.stop_reason.step]
-    return {"state": state, "history": history.history, "steps": recorded, "stop": stop, "account": history.account}
+    return {
+        "state": state,
+        "shared": shared,
+        "history": history.history,
+        "steps": recorded,
+        "stop": stop,
+        "account": history.account,
+    }
 
 
 class Killed(fitcore.Hook):

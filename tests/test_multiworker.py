@@ -49,7 +49,7 @@ def test_they_decide_together(tmp_path: Path) -> None:
     assert chief["one stops"]["stop"] == ["another worker", 10]
     assert other["one stops"]["stop"] == ["OneStops", 10]
     for name in ("one stops", "rule", "records", "schedule"):
-        for what in ("state", "history", "steps"):
+        for what in ("shared", "history", "steps"):
             assert chief[name][what] == other[name][what], name
     assert chief["rule"]["stop"] == other["rule"]["stop"]
     assert chief["rule"]["stop"][1] == 1
@@ -96,7 +96,8 @@ def test_a_worker_killed_ten_times(tmp_path: Path) -> None:
     assert max(a - b for a, b in zip(again, kills)) < ENDED_WITHIN
     expected = list(map(undisturbed, ends(tmp_path / "calm")))
     assert list(map(undisturbed, ends(tmp_path / "killed"))) == expected
-    assert expected[0] == expected[1]
+    assert expected[0]["shared"] == expected[1]["shared"]
+    assert expected[0]["state"] != expected[1]["state"]  # batch normalization's averages are each worker's own
 
 
 def test_a_hung_worker_ends_the_job(tmp_path: Path) -> None:

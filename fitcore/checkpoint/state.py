@@ -101,15 +101,17 @@ def put_back(run: Run, saved: Saved) -> None:
 
 
 def _of_workers(run: Run) -> dict[str, np.ndarray]:
-    """In a cluster, the variables that each worker has for itself, [workers, ...] by name: metrics', summed when they are read.
+    """In a cluster, the variables that each worker has for itself, [workers, ...] by name.
 
-    All others are the same on all workers.
+    Those of metrics, which are summed when they are read, and all that isn't trained: batch normalization's moving averages are
+    each worker's own. What is trained is the same on all, and so is the optimizer's state.
     """
     if run.engine.agreement is None:
         return {}
-    metrics = run.engine.parts.metrics()
-    apart = {id(each) for metric in metrics for variable in metric.variables for each in components(variable)}
-    own = {name: _tensor(variable) for name, variable in run.variables() if id(variable) in apart}
+    of_metrics = [variable for metric in run.engine.parts.metrics() for variable in metric.variables]
+    apart = [*of_metrics, *run.engine.model.non_trainable_variables]
+    components_apart = {id(each) for variable in apart for each in components(variable)}
+    own = {name: _tensor(variable) for name, variable in run.variables() if id(variable) in components_apart}
     return {f"{_WORKERS}/{name}": each for name, each in zip(own, run.engine.agreement.gathered(list(own.values())))}
 
 

@@ -16,6 +16,8 @@ def make_strategy(name: str | None) -> tf.distribute.Strategy | None:
     "one": OneDeviceStrategy, on the first GPU if there is one. "mirrored": MirroredStrategy over all GPUs, or the CPU.
     "multiworker": MultiWorkerMirroredStrategy, over the processes that TF_CONFIG names.
     """
+    if name is not None:
+        tf.get_logger().setLevel("WARNING")  # at absl's level, INFO, each sum over replicas that is traced is a line
     if name == "one":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
     if name == "mirrored":

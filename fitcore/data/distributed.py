@@ -21,7 +21,8 @@ class ReplicaArraySource(ArraySource):
     """Batches gathered by row number from tensors that stay on the device, cut into a part for each replica.
 
     TensorFlow cuts a batch of n rows for R replicas into pieces of ceil(n / R), so that the last ones may get less, or
-    nothing. The rows in a part are static if R divides the batch size and that the number of rows, else unknown, as there.
+    nothing. The rows in a part are static if R divides the batch size and that the number of rows, else unknown, as there;
+    in a cluster they are never static.
 
     Args:
       tensors, batch_size, order: as for `ArraySource`; the batch size is that of all replicas together.
@@ -35,7 +36,7 @@ class ReplicaArraySource(ArraySource):
         self._strategy = strategy
         self._replicas = strategy.num_replicas_in_sync
         self._first = worker_index(strategy) if is_cluster(strategy) else 0  # of the replicas in this process
-        if self._static is not None and self._static % self._replicas:
+        if self._static is not None and (self._static % self._replicas or is_cluster(strategy)):
             self._static = None
         self.key = ("arrays", id(strategy), *self.key[1:-1], self._static)
 
