@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,26 @@ def test_the_machine_is_fitted_on_steps_of_one_and_all_reduces_of_two() -> None:
     slow = measured.Times(2, {}, {s: [2 * LINK.all_reduce(2, s)] * rounds for s in sizes}, 200_000, 1, 1, [])
     fast = measured.Times(1, {b: [one_core.step(1, b)] * rounds for b in batches}, {}, 200_000, 1, 1, [])
     assert vars(measured.typical(measured.fitted(fast, slow)).link) == pytest.approx(vars(LINK))  # as with a core for each
+
+
+def test_workers_end_with_the_experiment_even_if_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "fitcore").mkdir()
+    (tmp_path / "fitcore" / "cluster.py").write_text("import time; print('up', flush=True); time.sleep(60)")
+    (tmp_path / "fitcore" / "__init__.py").touch()
+    body = "from pathlib import Path; from experiments.workers.measured import measure; measure(2, [8], 2, 8, Path('.'))"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    experiment = subprocess.Popen([sys.executable, "-c", body], env=environment, cwd=tmp_path)
+    children = Path(f"/proc/{experiment.pid}/task/{experiment.pid}/children")
+    until = time.monotonic() + 30
+    while not (started := children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.2)  # past the exec
+    experiment.kill()
+    experiment.wait()
+    (launcher,) = started
+    while Path(f"/proc/{launcher}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{launcher}").exists()
 
 
 def test_the_steps_of_other_batches_are_predicted_from_one() -> None:

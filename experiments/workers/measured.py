@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from experiments.workers.model import Cluster, Compute, Link, fit_compute, fit_l
 
 SIZES = (1_000, 50_000, 200_000, 1_000_000)  # bytes of the all-reduces that a link is fitted to
 SPREAD_STEPS = 400
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,12 @@ def measure(workers: int, batches: Sequence[int], rounds: int, hidden: int, fold
     arguments = [f"--out={out}", f"--rounds={rounds}", f"--hidden={hidden}", *(f"--batch={batch}" for batch in batches)]
     arguments += [f"--spread={SPREAD_STEPS}"] if workers == 1 else [f"--bytes={size}" for size in SIZES]
     cluster = [sys.executable, "-m", "fitcore.cluster", f"--workers={workers}"]
-    done = subprocess.run([*cluster, "-m", "experiments.workers.timing", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [*cluster, "-m", "experiments.workers.timing", *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=_end_with_this_process,
+    )
     if done.returncode:
         sys.exit(
             f"Timing {workers} workers failed with exit status {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -55,6 +65,11 @@ def measure(workers: int, batches: Sequence[int], rounds: int, hidden: int, fold
     return Times(
         workers, steps, all_reduce, found["gradient_bytes"], found["collectives"], found["cores"], found.get("spread", [])
     )
+
+
+def _end_with_this_process() -> None:
+    """In the process that starts the workers: be asked to end, and so end them, when this one ends, however it does."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def fitted(one: Times, two: Times) -> list[Cluster]:
