@@ -1,6 +1,6 @@
 """The inner loop of the fast tier: blocks of steps, each one XLA program.
 
-    call(feed, first batch, step index, how many, seconds, carried):          # a graph of TensorFlow's, as in program.py
+    call(feed, first batch, step index, how many, seconds, carried, fit in):  # a graph of TensorFlow's, as in program.py
         draws = what the first block's steps draw at random, by Keras's own ops
         while steps are left, no rule has stopped and the seconds have not passed:
             curve, carried = block(draws, carried)      # XLA: gather, forward, backward, update; weights stay inside
@@ -22,10 +22,10 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data.sources import ArraySource, Source
-from fitcore.noise.together import for_xla
+from fitcore.tracing import for_xla
 
-BLOCK = 2048  # steps at most: a block's start costs as much as fifty steps of the smallest models
-FIRST = 8  # steps of a call's first block, before it is known how many fit into its seconds
+BLOCK = 4096  # steps at most: a block's start costs as much as fifty steps of the smallest models
+FIRST = 8  # steps of a call's first block, if it isn't known how many fit into its seconds, or if they draw
 BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block
 
 _OTHERWISE_BY_XLA = ("Random", "Rng", "Multinomial", "Assert")  # parts of the names of ops
@@ -51,7 +51,8 @@ def trace(
     carried_specs: Mapping[str, tf.TensorSpec],
     has_clock: bool,
 ) -> Any:
-    """The compiled loop: as `Program` calls its own, with the same arguments and the same results.
+    """The compiled loop: as `Program` calls its own, with the same results and the same arguments but one at the end: an int64,
+    as many steps as fit into the seconds, or 0 if that isn't known.
 
     Args:
       step: one step, traced.
@@ -68,10 +69,16 @@ def trace(
         raise NotByXlaError(reason)
     assert isinstance(source, ArraySource)
     assert source.sizes is not None
-    full, last = (_Block(step, source, rows, carried_specs) if rows else None for rows in source.sizes)
+    token = for_xla.set(True)
+    try:
+        full, last = (_Block(step, source, rows, carried_specs) if rows else None for rows in source.sizes)
+    finally:
+        for_xla.reset(token)
     assert full is not None
 
-    def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Any) -> Any:
+    def loop(
+        feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Any, fit_in: tf.Tensor
+    ) -> Any:
         started = tf.timestamp() if has_clock else None
         end = first + tf.minimum(steps, tf.size(feed[0], out_type=tf.int64) // full.rows - first)  # of batches of full size
 
@@ -87,9 +94,9 @@ def trace(
             following = tf.minimum(end - (first + done + n), full.most)
             if started is not None:  # as many as will fit in after this block; a few before that is known
                 passed = tf.timestamp() - started
-                fit_in = tf.cast(done, tf.float64) * (seconds - passed) / passed - tf.cast(n, tf.float64)
-                fit_in = tf.cast(tf.clip_by_value(fit_in, FIRST, BLOCK), tf.int64)  # the seconds may be infinite
-                following = tf.minimum(following, tf.where(tf.equal(done, 0), tf.constant(4 * FIRST, tf.int64), fit_in))
+                left = tf.cast(done, tf.float64) * (seconds - passed) / passed - tf.cast(n, tf.float64)
+                left = tf.cast(tf.clip_by_value(left, FIRST, BLOCK), tf.int64)  # the seconds may be infinite
+                following = tf.minimum(following, tf.where(tf.equal(done, 0), tf.maximum(fit_in - n, 4 * FIRST), left))
             drawn_meanwhile = full.draw(following, skipped=n)
 
             def run(block: _Block, n: tf.Tensor, draws: Any) -> Any:
@@ -105,13 +112,18 @@ def trace(
             return done + ran, carried, logs, curve.write(curve.size(), rows), following, drawn_meanwhile
 
         zero = tf.constant(0, tf.int64)
-        n = tf.minimum(end - first, min(FIRST, full.most) if has_clock else full.most)
+        if has_clock and full.draws_any:  # what a longer block draws is better drawn while another runs
+            n = tf.minimum(end - first, min(FIRST, full.most))
+        elif has_clock:
+            n = tf.minimum(end - first, tf.clip_by_value(fit_in, min(FIRST, full.most), full.most))
+        else:
+            n = tf.minimum(end - first, full.most)
         curve = tf.TensorArray(tf.float64, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, *full.row_shape])
         start = zero, carried, full.no_logs(), curve, n, full.draw(n, skipped=zero)
         done, carried, logs, curve, *_ = tf.while_loop(more, body, start)
         return done, tf.constant(False), logs or results(), curve.concat(), carried
 
-    specs = source.specs()[0], *[_INT64] * 3, tf.TensorSpec([], tf.float64), dict(carried_specs)
+    specs = source.specs()[0], *[_INT64] * 3, tf.TensorSpec([], tf.float64), dict(carried_specs), _INT64
     return tf.function(loop, autograph=False).get_concrete_function(*specs)
 
 
@@ -165,16 +177,17 @@ class _Block:
         self._drawn = tf.function(self._make_draws, autograph=False, experimental_attributes={"_noinline": True})
         draw_specs = [tf.TensorSpec([self.most, *each.spec.shape], each.spec.dtype) for each in self._draws]
         specs = source.specs()[0], _INT64, _INT64, tf.TensorSpec([], tf.int32), dict(carried_specs), draw_specs
-        token = for_xla.set(True)
-        try:
-            self._run = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(*specs)
-        finally:
-            for_xla.reset(token)
+        self._run = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(*specs)
         graph = self._run.graph.as_graph_def()
         kinds = {node.op for node in itertools.chain(graph.node, *(each.node_def for each in graph.library.function))}
         done_otherwise = sorted(kind for kind in kinds if any(part in kind for part in _OTHERWISE_BY_XLA))
         if done_otherwise:
             raise NotByXlaError(f"XLA does {', '.join(done_otherwise)} otherwise than TensorFlow, or leaves it out")
+
+    @property
+    def draws_any(self) -> bool:
+        """Whether its steps draw random numbers."""
+        return bool(self._draws)
 
     def no_logs(self) -> Any:
         """Zeros in place of the logs, before the first step."""

@@ -83,11 +83,13 @@ def train(
         resumed = saver is not None and saver.within
         if saver is not None and resumed:
             saver.put_back(run, record)
+        first = run.step
         if not resumed or left == IN_EPOCH:
             _epoch_steps(run, record, saver, resumed)
         if saver is not None:
             saver.steps_done(run)
-        epoch_logs = dict(engine.epoch_logs(run.logs))
+        untouched = run.step > first and not run.hooks and not batch_callbacks(callbacks.callbacks, "train")
+        epoch_logs = dict(engine.epoch_logs(run.logs, untouched))
 
         if run.validate is not None and _should_validate(own_model, run.epoch, validation_freq):
             with contextlib.nullcontext() if saver is None else saver.validation(run):

@@ -82,12 +82,15 @@ def choose(run: Run, record: Any, plan: str) -> bool:
         return False
     engine, source = run.engine, run.stream.source
     reason = why_not_xla(engine, source)
+    sizes, recorders = getattr(source, "sizes", None), tuple(engine.recorders(record).items())
+    program = (source.key, sizes, recorders, run.rules, tuple(sorted(engine.schedules)))
     if plan == "xla":
-        if reason is None:
+        if reason is None and ("xla", program) not in engine.plans:
             try:
                 _prepare(run, record, by_xla=True)
                 with _put_back(run):
                     _seconds(run, record, 1)
+                engine.plans["xla", program] = "xla"
             except (NotByXlaError, tf.errors.OpError) as error:
                 reason = _in_words(error)
         if reason is not None:
@@ -95,8 +98,6 @@ def choose(run: Run, record: Any, plan: str) -> bool:
         return True
     if reason is not None:
         return False
-    assert isinstance(source, ArraySource)
-    program = (source.key, source.sizes, tuple(engine.recorders(record).items()), run.rules, tuple(sorted(engine.schedules)))
     if program not in engine.plans:
         key = key_of(engine, source, record, run.rules)
         known = remembered(key)

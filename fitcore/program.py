@@ -143,8 +143,9 @@ class Program:
         call = None if by_op else self._call_for(source, carried)
         if self._key(source) in self._by_ones:
             steps = 1
+        fit_in = int(min(seconds * self._pace, MOST_STEPS)) if self._pace else 0
         if not self._has_clock() and seconds < math.inf:
-            steps = min(steps, max(1, int(min(seconds * self._pace, MOST_STEPS))))
+            steps = min(steps, max(1, fit_in))
             steps, seconds = steps if self._agree is None else self._agree(steps), math.inf
         started = time.perf_counter()
         if call is None:
@@ -153,7 +154,11 @@ class Program:
             role.beat()
             return chunk
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
-        ran, ended, logs, curve, left = call(feed, *limits, carried)
+        arguments = (feed, *limits, carried, _int64(fit_in)) if self._by_xla else (feed, *limits, carried)
+        if isinstance(source, ArraySource) and not source.replicated and not carried:
+            ran, ended, logs, curve, left = keras_private.called(call, *arguments)
+        else:
+            ran, ended, logs, curve, left = call(*arguments)
         count = int(ran)
         self._pace = count / (time.perf_counter() - started)
         role.beat()

@@ -139,6 +139,10 @@ def hangs(strategy: Any, folder: Path) -> dict[str, Any]:
     return end_of(model, fitcore.fit(model, x, y, epochs=20, verbose=0, hooks=[Hangs()]))
 
 
+def halved(step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+    return rate / (1.0 + tf.cast(step, rate.dtype))
+
+
 def together(strategy: Any, folder: Path) -> dict[str, Any]:
     x, y = data()
     found = {}
@@ -151,7 +155,7 @@ def together(strategy: Any, folder: Path) -> dict[str, Any]:
     hooks = [fitcore.TensorBoard(folder / "events")]
     history = fitcore.fit(model, x, y, batch_size=BATCH, epochs=30, verbose=0, hooks=hooks, record=RECORD)
     found["records"] = end_of(model, history)
-    history = fitcore.fit(model, x, y, batch_size=BATCH, epochs=3, verbose=0, schedule=lambda step, rate: rate / (1 + step))
+    history = fitcore.fit(model, x, y, batch_size=BATCH, epochs=3, verbose=0, schedule=halved)
     found["schedule"] = end_of(model, history)
     with fitcore.patch_keras() as patch:
         model.fit(x, y, batch_size=BATCH, verbose=0)

@@ -229,6 +229,23 @@ def test_repeated_fits_trace_once() -> None:
     assert fitcore.fit(model, *data(18), batch_size=4, verbose=0, record=()).account["traces"] == 1  # records less
 
 
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_a_new_model_is_traced_once(as_dataset: bool) -> None:
+    traced: list[bool] = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+            traced.append(training)
+            return inputs
+
+    model = keras.Sequential([keras.Input((3,)), Noted(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    traced.clear()
+    arguments: Any = {"x": dataset()} if as_dataset else dict(zip("xy", data()))
+    fitcore.fit(model, **arguments, verbose=0)
+    assert traced.count(True) == 1
+
+
 def test_recompiling_makes_another_engine() -> None:
     model = linear()
     fitcore.fit(model, *data(18), verbose=0)
@@ -392,27 +409,3 @@ def test_eager_steps_on_data_of_unknown_size() -> None:
         found.append((history.history, [variable.numpy().tobytes() for variable in model.variables]))
     assert found[0] == found[1]
     assert len(history.steps["step/loss"]) == 2 * len(list(rows))
-
-
-def test_a_recurrent_layer_reads_its_weights_before_its_loop() -> None:
-    keras.utils.set_random_seed(3)
-    x = np.random.default_rng(0).normal(size=(8, 5, 2)).astype("float32")
-    models = []
-    for fit in (keras.Model.fit, fitcore.fit):
-        keras.utils.set_random_seed(3)
-        inner = [
-            keras.layers.LSTM(3, return_sequences=True, recurrent_dropout=0.1),
-            keras.layers.Bidirectional(keras.layers.GRU(2)),
-        ]
-        model = keras.Sequential([keras.Input((5, 2)), *inner, keras.layers.Dense(1)])
-        model.compile("adam", "mse")
-        fit(model, x, x[:, 0, :1], batch_size=4, epochs=2, verbose=0)
-        models.append(model)
-    for kept, ours in zip(*(model.get_weights() for model in models)):
-        np.testing.assert_array_equal(kept, ours)
-    stream = fitcore.Stream(fitcore.make_source(x, x[:, 0, :1], batch_size=4, shuffle=True))
-    graph = fitcore.Engine.of_compiled(models[1]).step_graph(stream, ("step/loss",), None)
-    assert graph is not None
-    in_loops = [node for function in graph.as_graph_def().library.function for node in function.node_def]
-    assert len(in_loops) > 100
-    assert not [node.name for node in in_loops if node.op == "ReadVariableOp"]

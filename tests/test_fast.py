@@ -17,6 +17,7 @@ from models import data, dataset, noisy
 
 import fitcore
 from fitcore import blocks, plans
+from fitcore.noise import recurrent as recurrent_noise
 
 OPT = keras.optimizers
 
@@ -56,6 +57,15 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
             [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)],
             (5,),
             OPT.AdamW(0.01, use_ema=True, gradient_accumulation_steps=2),
+            dtype="int32",
+        ),
+        np.random.default_rng(0).integers(0, 7, (22, 5)),
+    ),
+    "embedding, words twice in a batch": (
+        lambda: sequential(
+            [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)],
+            (5,),
+            OPT.Adam(0.01, amsgrad=True, clipnorm=0.1),
             dtype="int32",
         ),
         np.random.default_rng(0).integers(0, 7, (22, 5)),
@@ -136,6 +146,34 @@ def test_hooks_rules_schedules_and_noise_work_in_it() -> None:
     for name in steps:
         np.testing.assert_allclose(steps[name], steps_fast[name], rtol=0.02, atol=1e-5, err_msg=name)
     assert stop == stop_fast
+
+
+def recurrent(*body: keras.layers.Layer) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        copies = [layer.from_config(layer.get_config()) for layer in body]
+        return sequential([*copies, layers.Dense(1)], (5, 2), OPT.Adam(0.01, clipnorm=1.0))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        recurrent(layers.LSTM(4, dropout=0.2)),
+        recurrent(layers.Bidirectional(layers.LSTM(3, return_sequences=True)), layers.LSTM(2, "relu", use_bias=False)),
+    ],
+)
+def test_the_noise_of_an_lstm_takes_no_second_run(make: Callable[[], keras.Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, exact = fitted(make, numbers(24, 5, 2), plan=None, noise=True)
+
+    def run_once_more(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(recurrent_noise, "scan", run_once_more)
+    _, fast = fitted(make, numbers(24, 5, 2), plan="xla", noise=True)
+    assert "noise/scale" in exact.steps
+    for name, values in exact.steps.items():
+        np.testing.assert_allclose(fast.steps[name], values, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 def test_a_rule_stops_at_its_step_and_no_random_number_is_lost() -> None:

@@ -49,6 +49,13 @@ def test_little_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(memory._free) == 1
 
 
+def test_what_comes_twice_is_copied_once() -> None:
+    x, other = big(), big()
+    tensors = fitcore.make_source(x, x, batch_size=32).tensors
+    assert tensors[0] is tensors[1]
+    assert len({id(tensor) for tensor in fitcore.make_source(x, other, batch_size=32).tensors}) == 2
+
+
 def test_a_fit_lets_go_of_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     init = sources.ArraySource.__init__

@@ -54,6 +54,19 @@ def gru() -> Setup:
 
 
 @case
+def gru_over_twelve_times() -> Setup:
+    """A GRU over 12 times."""
+    return stack(layers.GRU(6), layers.Dense(1), shape=(12, 3)), sequences(PARTIAL, times=12) | {"epochs": 2}
+
+
+@case
+def rnn_over_forty_times() -> Setup:
+    """A SimpleRNN and an LSTM over 40 times, more than fitcore writes out."""
+    body = (layers.SimpleRNN(4, return_sequences=True), layers.LSTM(4, go_backwards=True), layers.Dense(1))
+    return stack(*body, shape=(40, 3)), sequences(PARTIAL, times=40) | {"epochs": 2}
+
+
+@case
 def stateful_rnn() -> Setup:
     """A stateful GRU, which carries its state from batch to batch."""
     model = keras.Sequential([keras.Input(batch_shape=(20, 5, 3)), layers.GRU(6, stateful=True), layers.Dense(1)])

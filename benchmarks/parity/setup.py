@@ -83,9 +83,9 @@ def images(rows: int) -> dict[str, np.ndarray]:
     return {"x": random.normal(size=(rows, 8, 8, 1)).astype("float32"), "y": random.integers(0, 3, rows)}
 
 
-def sequences(rows: int) -> dict[str, np.ndarray]:
+def sequences(rows: int, times: int = 5) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    x = random.normal(size=(rows, 5, 3)).astype("float32")
+    x = random.normal(size=(rows, times, 3)).astype("float32")
     return {"x": x, "y": x.mean(axis=(1, 2))[:, None]}
 
 

@@ -76,7 +76,14 @@ def source_of(adapter: Any, order: Order | None = None, strategy: tf.distribute.
     if arrays is None or mixed:
         return DatasetSource(adapter) if strategy is None else DistributedSource(adapter, strategy)
     order = order or KerasOrder(False)
-    tensors = tf.nest.map_structure(lambda leaf: copied(leaf) if isinstance(leaf, np.ndarray) else leaf, arrays)
+    known: dict[int, Any] = {}  # an autoencoder's inputs are its targets too
+
+    def tensor(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray) and id(leaf) not in known:
+            known[id(leaf)] = copied(leaf)
+        return known.get(id(leaf), leaf)
+
+    tensors = tf.nest.map_structure(tensor, arrays)
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return ArraySource(tensors, adapter.batch_size, order)
     return ReplicaArraySource(tensors, adapter.batch_size, order, strategy)

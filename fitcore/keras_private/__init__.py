@@ -34,13 +34,14 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
+from fitcore.keras_private.functions import called
 from fitcore.keras_private.kernels import op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
     autocast_scope,
     own_weights,
-    weights_read_once,
+    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -62,6 +63,7 @@ from fitcore.keras_private.randomness import (
     set_global_generator_state,
     set_global_seed_generator_state,
 )
+from fitcore.keras_private.recurrent import lean_recurrence, lstm_times
 from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
@@ -76,6 +78,7 @@ from fitcore.keras_private.trainer import (
     initial_epoch,
     is_trainer,
     loss_tracker,
+    make_variables,
     metrics_or_logs,
     overrides,
     pythonify,
@@ -99,6 +102,7 @@ __all__ = [
     "build_in_cluster",
     "build_variables",
     "cache_validation",
+    "called",
     "compile_metrics",
     "compute_loss",
     "count_step",
@@ -122,7 +126,10 @@ __all__ = [
     "inner_optimizer",
     "is_generator_adapter",
     "is_trainer",
+    "lean_recurrence",
     "loss_tracker",
+    "lstm_times",
+    "make_variables",
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
@@ -135,6 +142,7 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
+    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
@@ -155,5 +163,4 @@ __all__ = [
     "update_replaced",
     "use_pool",
     "variable_index",
-    "weights_read_once",
 ]

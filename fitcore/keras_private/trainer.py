@@ -12,6 +12,8 @@ from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochItera
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils.python_utils import pythonify_logs as _pythonify_logs
 
+from fitcore.keras_private.layers import all_layers
+
 # The class that holds Keras's fit. Why: layers can mix it in without being a `keras.Model`, so that patching `keras.Model`
 # would miss them (Keras >= 3.0).
 trainer_class: Any = TensorFlowTrainer
@@ -75,6 +77,28 @@ def has_loss(model: Any) -> bool:
 def takes_training(model: Any) -> bool:
     """Whether the model's `call` takes `training`. Why: Keras asks its own inspected signature (Keras >= 3.0)."""
     return bool(model._call_has_training_arg)
+
+
+def make_variables(model: Any, batch: Any) -> None:
+    """Let Keras make the variables of the optimizer and the metrics of a model that is built. Nothing is trained or drawn.
+
+    A function that makes variables when TensorFlow first traces it is traced a second time: with these made beforehand a first
+    step takes half as long. What can't be made so, and whatever goes wrong, is left to the step: it raises what Keras's does.
+
+    Args:
+      model: compiled, with a Keras optimizer.
+      batch: a nest of specs: x, (x,), (x, y) or (x, y, sample_weight).
+
+    Why: this is how Keras's other backends, and its fit under a strategy, begin; not public (Keras >= 3.0).
+    """
+    if not all(layer.built for layer in all_layers(model)):
+        return  # its first call makes weights, in an order that decides what they are drawn from
+    with contextlib.suppress(Exception):  # of user's code, or of shapes that don't fit
+        model._symbolic_build(data_batch=tf.nest.map_structure(_symbolic, batch))
+
+
+def _symbolic(spec: Any) -> keras.KerasTensor | None:
+    return None if spec is None else keras.KerasTensor(spec.shape.as_list(), spec.dtype.name)
 
 
 def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:

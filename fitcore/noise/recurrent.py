@@ -4,7 +4,7 @@ Inside Keras's loop over time the deltas can't be reached without changing its o
 out, from the layer's own inputs, initial states and dropout masks; then the gradient at the layer's outputs is carried
 back through it. All that doesn't depend on the step before (input products, derivatives of activations) is computed for
 all times at once, derivatives from the activations' values; the loop back is one matrix product and a few multiplications
-per time.
+per time. In a program of XLA's an LSTM's loop is written out (see keras_private/recurrent.py), and the tape gives its deltas.
 
 Arrays are time-major here: [T, n, units].
 """
@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from fitcore import keras_private
 from fitcore.noise.calls import Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, wide
 from fitcore.noise.rules import add
@@ -191,7 +192,29 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any,
     )
 
 
+def _lstm_taps(call: Call) -> list[Any]:
+    """What each time's gates were given, if the loop was written out so that it can be had; else as other layers' taps."""
+    if "inner_loop" not in call.notes:
+        return []
+    times = keras_private.lstm_times(call.notes["inner_loop"][1][0])
+    if not times:
+        return _taps(call)
+    call.notes["times"] = [state for state, _ in times]
+    return [gate for _, gates in times for gate in gates]
+
+
+def _lstm_from_times(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
+    """The gates' deltas are at hand: nothing is run once more."""
+    run, states = _Pass(call, ()), [wide(state) for state in call.notes["times"]]
+    zero = tf.zeros_like(states[0])
+    gates = [zero if delta is None else wide(delta) for delta in deltas]
+    d = tf.stack([tf.concat(gates[i : i + 4], axis=1) for i in range(0, len(gates), 4)])
+    return run.factors(tf.stack(states), d)
+
+
 def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
+    if "times" in call.notes:
+        return _lstm_from_times(call, deltas)
     run = _Pass(call, deltas)
     cell, u = run.cell, run.recurrent
     act, gate = cell.activation, cell.recurrent_activation
@@ -287,5 +310,5 @@ def _applies(call: Call) -> bool:
 
 
 _WEIGHTS = ("cell.kernel", "cell.recurrent_kernel", "cell.bias")
-for kind, factors in ((layers.LSTM, _lstm), (layers.GRU, _gru), (layers.SimpleRNN, _simple)):
-    add(Rule(kind, _WEIGHTS, _taps, factors, ("inner_loop",), _applies, "exact, from the cell run once more"))
+for kind, taps, factors in ((layers.LSTM, _lstm_taps, _lstm), (layers.GRU, _taps, _gru), (layers.SimpleRNN, _taps, _simple)):
+    add(Rule(kind, _WEIGHTS, taps, factors, ("inner_loop",), _applies, "exact, from the cell run once more"))

@@ -5,7 +5,6 @@ What comes of many weights is kept as `Pieces`: vectors, each with the places it
 
 from __future__ import annotations
 
-import contextvars
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore.noise.factors import Factor, Outer, Plain, wide
+from fitcore.tracing import for_xla
 
 SMALL = 1 << 8  # values in a tensor that is put side by side with others of its shape: beyond, copying costs more than ops
 
@@ -88,9 +88,6 @@ def flat_deviations(factors: Mapping[int, Any]) -> Pieces:
             rows *= stacked([factors[place].a[0] for place in places])
         pieces.append((places, tf.reduce_sum(tf.square(rows), axis=1)))
     return pieces
-
-
-for_xla = contextvars.ContextVar("for_xla", default=False)  # whether what is traced is for XLA
 
 
 def _row_norms(rows: tf.Tensor) -> tf.Tensor:

@@ -38,11 +38,11 @@ class Watch:
         with contextlib.ExitStack() as undo:
             for layer in keras_private.all_layers(self._model):
                 rule = rule_of(layer)
-                undo.enter_context(replaced(layer, "call", self._noting(layer, layer.call)))
+                undo.enter_context(keras_private.replaced(layer, "call", self._noting(layer, layer.call)))
                 for name in rule.watch if rule is not None else ():
                     method = getattr(layer, name)
                     if method is not None:
-                        undo.enter_context(replaced(layer, name, self._noting_part(layer, name, method)))
+                        undo.enter_context(keras_private.replaced(layer, name, self._noting_part(layer, name, method)))
             yield
         self.forward_end = self.ops()
 
@@ -90,21 +90,6 @@ class Watch:
 
 def _read(value: Any) -> Any:
     return tf.convert_to_tensor(value) if isinstance(value, (keras.Variable, tf.Variable)) else value
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of one object, for a while. Past Keras's `__setattr__`, which would track it."""
-    attributes = vars(owner)
-    had, before = name in attributes, attributes.get(name)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            attributes[name] = before
-        else:
-            del attributes[name]
 
 
 @dataclass(frozen=True)

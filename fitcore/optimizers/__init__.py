@@ -1,6 +1,7 @@
 """Optimizers that Keras lacks, and a cheaper form of the update of some that it has.
 
 fused.py      SGD, Adam, AdamW and RMSprop of Keras, with fewer and larger ops and the same bits; used by default
+in_xla.py     Adam and AdamW in the fast tier's XLA programs, where a gradient is sparse
 measured.py   how the gradient noise of a step reaches its optimizer
 adascale.py   AdaScaleSGD: a learning rate that follows the noise
 norm_test.py  NormTestSGD: a batch that grows as the gradient shrinks

@@ -150,6 +150,20 @@ def fused(optimizer: Any, numerics: str, jit_compile: bool = False, run_eagerly:
         yield
 
 
+def starts_from_zeros(optimizer: Any) -> bool:
+    """Whether building the optimizer before the step is traced is the same as in its trace. Keras's ScheduleFreeAdamW, for one,
+    would keep copies of the weights that are lost in a trace, and others name their variables after the scope they are in."""
+    return type(optimizer) in {*_WITH_KERNEL, *_WITH_VECTOR}
+
+
+def compare_beforehand(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Compare the forms' bits with Keras's for these weights, where that is to be done and hasn't been in this process: within
+    the trace of a step, its variables would have TensorFlow trace the step a second time."""
+    if why_not(optimizer) is None:
+        for variable in variables:
+            form_of(keras_private.inner_optimizer(optimizer), variable.value, "exact")
+
+
 def apply_forms(optimizer: Any, groups: dict[str, list[tuple[Any, Any]]], learning_rate: Any) -> None:
     """Update (gradient, weight) pairs, grouped by form."""
     few = len(groups.get("vector", ())) < VECTOR_LEAST

@@ -1,0 +1,150 @@
+"""The loop over time of recurrent layers, with less around it than Keras's own and the same values."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fitcore.keras_private.layers import all_layers, replaced
+
+MOST_UNROLLED = 32  # times: tracing takes some 20 ms for each
+
+_TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, times)
+
+_CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
+
+
+@contextlib.contextmanager
+def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
+    """Within it, in a graph, each weight of a recurrent layer is read once, not at each time step; and, if `unroll`, the loop
+    over few times of a layer whose cell is Keras's LSTM, GRU or simple one is written out.
+
+    Read in the loop over time, a weight is one more thing that the backward pass keeps for each time step: XLA copies it so
+    often. And outside XLA a loop costs about as much as what is in it. The values are the same, gradients included.
+
+    Why: a variable gives `_cached_value`, if there is one, wherever it is used as a tensor (TensorFlow >= 2.0); nothing public
+    tells a layer which tensor to take for its weight but keras.StatelessScope, which would hold back what layers assign.
+    `inner_loop` is the part of a recurrent layer's call that holds the loop, and looks at `unroll` (Keras >= 3.0).
+    """
+    layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
+    with contextlib.ExitStack() as changed:
+        for layer in layers:
+            watched = "inner_loop" in vars(layer)  # by who measures the gradient noise
+            loop = functools.partial(_loop, layer, layer.inner_loop, unroll, watched)
+            changed.enter_context(replaced(layer, "inner_loop", loop))
+        yield
+
+
+def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, watched: bool, *args: Any, **kwargs: Any) -> Any:
+    times: list[tuple[Any, Any]] = []
+    values = [weight.value for weight in layer.trainable_weights]  # which a call doesn't change
+    weights = [value for value in values if hasattr(value, "_cached_value")]
+    with contextlib.ExitStack() as changed:
+        for weight in weights:
+            changed.enter_context(_taken(weight, weight.read_value()))
+        if unroll and len(weights) == len(values) and _can_be_unrolled(layer, **kwargs):
+            changed.enter_context(replaced(layer, "unroll", True))
+            changed.enter_context(replaced(layer.cell, "call", _as_in_a_loop(layer.cell.call, weights)))
+        elif not unroll and watched and _is_plain_lstm(layer) and _can_be_unrolled(layer, **kwargs):
+            times = changed.enter_context(_times_noted(layer))
+        result = inner_loop(*args, **kwargs)
+    if times:
+        last_output = result[0]
+        last_output.graph.add_to_collection(_TIMES, (last_output.name, times))
+    return result
+
+
+def lstm_times(last_output: Any) -> list[tuple[Any, Any]]:
+    """Of an LSTM's loop that was written out for XLA while the layer was watched, by the loop's result: for each time the
+    state before it, [n, units], and what its gates' activations were given, four tensors like it. Empty if there is none."""
+    found = [times for name, times in last_output.graph.get_collection(_TIMES) if name == last_output.name]
+    return found[-1] if found else []
+
+
+def _is_plain_lstm(layer: Any) -> bool:
+    return type(layer.cell) is keras.layers.LSTMCell and layer.cell.implementation == 2
+
+
+@contextlib.contextmanager
+def _times_noted(layer: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """While the loop is traced inside it is written out, and appends to the list at each time.
+
+    Why: nothing public is called with the sums that go into the gates (Keras >= 3.5).
+    """
+    cell, times, states_before = layer.cell, [], []
+    call, compute = cell.call, cell._compute_carry_and_output_fused
+
+    def noting_states(inputs: Any, states: Any, **kwargs: Any) -> Any:
+        states_before.append(states[0])
+        return call(inputs, states, **kwargs)
+
+    def noting_gates(gates: Any, carry: Any) -> Any:
+        times.append((states_before[-1], list(gates)))
+        return compute(gates, carry)
+
+    with (
+        replaced(layer, "unroll", True),
+        replaced(cell, "call", noting_states),
+        replaced(cell, "_compute_carry_and_output_fused", noting_gates),
+    ):
+        yield times
+
+
+def _can_be_unrolled(layer: Any, sequences: Any = None, mask: Any = None, **_: Any) -> bool:
+    if (
+        tf.executing_eagerly()
+        or layer.unroll
+        or type(layer.cell) not in _CELLS
+        or mask is not None
+        or not tf.is_tensor(sequences)
+    ):
+        return False
+    # On a GPU Keras takes cuDNN's kernels, unless the loop is unrolled.
+    return (sequences.shape[1] or MOST_UNROLLED + 1) <= MOST_UNROLLED and not tf.config.list_logical_devices("GPU")
+
+
+def _as_in_a_loop(call: Callable[..., Any], weights: Sequence[Any]) -> Callable[..., Any]:
+    """A cell's `call` for a loop that is written out, with the gradients of one that isn't: those of a weight are added up time
+    by time, where a tape would add up all at once. Traced once for all times."""
+
+    @functools.partial(tf.function, autograph=False)
+    def traced(inputs: Any, states: Any, values: Sequence[tf.Tensor], training: bool) -> Any:
+        with contextlib.ExitStack() as changed:
+            for weight, value in zip(weights, values):
+                changed.enter_context(_taken(weight, value))
+            return call(inputs, states, training=training)
+
+    def at_a_time(inputs: Any, states: Any, training: bool = False) -> Any:
+        for weight in weights:  # the next time's gradients come through this time's
+            weight._cached_value = _apart(weight._cached_value)
+        states = keras.tree.map_structure(tf.convert_to_tensor, states)  # a stateful layer's first ones are variables
+        return traced(inputs, states, [weight._cached_value for weight in weights], training)
+
+    return at_a_time
+
+
+def _apart(tensor: tf.Tensor) -> tf.Tensor:
+    """The same tensor. TensorFlow makes one sum of many of those that follow each other, in another order; the ops of its
+    gradient, between them, keep it from that."""
+
+    def passed(tensor: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.identity(tensor), lambda gradient: tf.ensure_shape(gradient, gradient.shape)
+
+    same: tf.Tensor = tf.custom_gradient(passed)(tensor)
+    return same
+
+
+@contextlib.contextmanager
+def _taken(weight: Any, value: tf.Tensor) -> Iterator[None]:
+    """A weight's value is this tensor."""
+    before = weight._cached_value
+    weight._cached_value = value
+    try:
+        yield
+    finally:
+        weight._cached_value = before
