@@ -146,6 +146,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     names = FLAGS.workload or DEFAULT
     where = device.use()
+    tf.get_logger().setLevel("WARNING")  # not a line for each sum over replicas that is traced
     if FLAGS.strategy == "mirrored":
         two_logical_cpus()
     if FLAGS.only:

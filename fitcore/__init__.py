@@ -3,11 +3,12 @@
 # ruff: noqa: E402 (python -m fitcore has to start before TensorFlow is loaded)
 import fitcore_terminal
 
-for _command in ("runs", "plot"):  # they only read files: they needn't wait until TensorFlow is loaded
+for _command in ("runs", "plot", "cluster"):  # they do nothing with TensorFlow: they needn't wait until it is loaded
     if fitcore_terminal.module() == f"fitcore.{_command}":
         import runpy
 
-        runpy.run_path(f"{__path__[0]}/{_command}.py", run_name="__main__")  # ends the process
+        _file = "cluster/__main__.py" if _command == "cluster" else f"{_command}.py"
+        runpy.run_path(f"{__path__[0]}/{_file}", run_name="__main__")  # ends the process
 
 fitcore_terminal.start(__name__)
 

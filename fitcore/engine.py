@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.assembly import check_noise, check_rules, evaluation_step, training_step
+from fitcore.cluster.agreement import Agreement
 from fitcore.data import Stream
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
@@ -345,6 +346,11 @@ class Engine:
         return None if self.replicas is None else self.replicas.strategy
 
     @property
+    def agreement(self) -> Agreement | None:
+        """Of the processes that train together; None if this one trains alone."""
+        return None if self.replicas is None else self.replicas.agreement
+
+    @property
     def traces(self) -> int:
         """Programs traced so far, training and evaluation together."""
         return sum(map(len, self._traced.values()))
@@ -381,6 +387,7 @@ class Engine:
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
             by_xla=by_xla,
+            agree=None if self.agreement is None else self.agreement.steps,
         )
 
     def _training_step(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import blocks, keras_private, replicas
+from fitcore.cluster import role
 from fitcore.data.sources import ArraySource, Source, on_host, without_optionals
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
@@ -73,6 +74,7 @@ class Program:
       jit_compile: compile the step with XLA, as Keras does with its own.
       run_eagerly: run the step op by op in Python.
       by_xla: blocks of steps are XLA programs: see blocks.py.
+      agree: (steps) -> steps, where several processes must make the same calls; then no clock is read in the loop.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Program:
         jit_compile: bool = False,
         run_eagerly: bool = False,
         by_xla: bool = False,
+        agree: Callable[[int], int] | None = None,
     ) -> None:
         self.names = names
         self.traced: list[str] = [] if traced is None else traced
@@ -94,6 +97,7 @@ class Program:
         self._eager_step = step
         self._run_eagerly = run_eagerly
         self._by_xla = by_xla
+        self._agree = agree
         self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
         self._by_ones: set[Any] = set()  # keys of those that can't make several steps in a call
@@ -128,20 +132,27 @@ class Program:
           first: index of the first batch in that pass.
           index: index of the first step in the run.
           steps: how many; None: as many as the data hold.
-          seconds: checked before each step but the first. Under op determinism, which allows no clock in the loop, as many
-            steps run as fit in at the last call's pace.
+          seconds: checked before each step but the first. Without a clock in the loop, which op determinism doesn't allow and
+            several processes would read differently, as many steps run as fit in at the last call's pace.
           carried: what the first step is handed. Its names are part of the program.
         """
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
-        if self._run_eagerly or tf.config.functions_run_eagerly():
+        by_op = self._run_eagerly or tf.config.functions_run_eagerly()
+        if by_op and self._agree is None:
             return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
-        call = self._call_for(source, carried)
+        call = None if by_op else self._call_for(source, carried)
         if self._key(source) in self._by_ones:
             steps = 1
         fit_in = int(min(seconds * self._pace, MOST_STEPS)) if self._pace else 0
-        if keras_private.op_determinism() and seconds < math.inf:
+        if not self._has_clock() and seconds < math.inf:
             steps = min(steps, max(1, fit_in))
+            steps, seconds = steps if self._agree is None else self._agree(steps), math.inf
         started = time.perf_counter()
+        if call is None:
+            chunk = self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
+            self._pace = chunk.steps / (time.perf_counter() - started)
+            role.beat()
+            return chunk
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
         arguments = (feed, *limits, carried, _int64(fit_in)) if self._by_xla else (feed, *limits, carried)
         if isinstance(source, ArraySource) and not source.replicated and not carried:
@@ -150,6 +161,7 @@ class Program:
             ran, ended, logs, curve, left = call(*arguments)
         count = int(ran)
         self._pace = count / (time.perf_counter() - started)
+        role.beat()
         records = self._columns(curve.numpy()[:count])
         return Chunk(count, bool(ended), logs if count else {}, records, {name: left[name].numpy() for name in left})
 
@@ -161,6 +173,7 @@ class Program:
         if not self._compiled:
             logs = self._step_and_results(batch)
             return logs
+        role.beat()
         # As in Keras, a step that a fit has traced serves here too. Called from within a function, it would be compiled anew
         # for the shapes known there.
         logs = self._step(batch, _int64(0), {})[0]
@@ -211,6 +224,9 @@ class Program:
         key = (source.key, source.sizes) if self._by_xla and isinstance(source, ArraySource) else source.key
         return (key, "without a clock") if keras_private.op_determinism() else key
 
+    def _has_clock(self) -> bool:
+        return self._agree is None and not keras_private.op_determinism()
+
     def start_without_batch(self, source: Source, feed: Any, index: int, carried: Carried) -> None:
         """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
 
@@ -238,7 +254,7 @@ class Program:
                 f"One more program would be traced than `max_traces` allows. Received: max_traces={self.max_traces}.\n"
                 f"Traced so far:{known or ' none'}\nThis one:\n  {what}"
             )
-        has_clock = not keras_private.op_determinism()
+        has_clock = self._has_clock()
         if self._by_xla:
             call = blocks.trace(self._flat_step, self._results, source, carried_specs, has_clock)
             self.traced.append(what)

@@ -18,6 +18,7 @@ from typing import Any, overload
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.cluster.agreement import Agreement, is_cluster
 from fitcore.data import ArraySource, Source
 from fitcore.data.distributed import DistributedSource
 
@@ -33,6 +34,7 @@ class Replicas:
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
+        self.agreement = Agreement(strategy) if is_cluster(strategy) else None  # of the processes, where they are several
 
     @property
     def several(self) -> bool:
@@ -58,7 +60,14 @@ class Replicas:
         if not isinstance(source, DistributedSource):
             assert isinstance(source, ArraySource)
             rows = min(source.batch_size, source.num_rows)
-            keras_private.build_variables(model, source.batch_spec(-(-rows // self.strategy.num_replicas_in_sync)))
+            spec = source.batch_spec(-(-rows // self.strategy.num_replicas_in_sync))
+            if self.agreement is None:
+                keras_private.build_variables(model, spec)
+            else:
+                keras_private.build_in_cluster(model, self.strategy, spec)
+            return
+        if self.agreement is not None:
+            keras_private.build_in_cluster(model, self.strategy, source.part_spec())
             return
 
         def feeds() -> Iterator[Any]:

@@ -149,6 +149,11 @@ class Run:
         """Whether a hook or a Keras callback wants training to end; notes it if it was a callback."""
         if self.stop is None and self.target.stop_training:
             self.stop = StopReason("callbacks", self.step, self.epoch, "a Keras callback set `stop_training`")
+        agreement = self.engine.agreement
+        if agreement is not None and agreement.any(self.stop is not None)[0] and self.stop is None:
+            self.stop = StopReason(
+                "another worker", self.step, self.epoch, "another worker wants to stop, and all stop together"
+            )
         return self.stop is not None
 
     def note(self, chunk: Chunk) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.errors import ModelError
 
-_STRATEGIES = (tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy)
+_STRATEGIES = (tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def check_model(model: Any, method: str, *data: Any) -> None:

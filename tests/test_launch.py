@@ -331,7 +331,8 @@ def test_digits_says_so_when_weights_differ(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(digits, "cnn", lambda: digits.mlp())
     with flagsaver.flagsaver():
         flags.FLAGS(["digits", "--epochs=1", "--rows=40"])
-        result = digits.main(launch.RunDirectory(tmp_path, specs={"optimizer": "adam", "schedule": None, "noise": None}))
+        specs = {"optimizer": "adam", "schedule": None, "noise": None, "strategy": None}
+        result = digits.main(launch.RunDirectory(tmp_path, specs=specs))
     assert result["passed"] is False
     assert result["models"]["mlp"]["same_bits"] == {"weights": False, "optimizer state": True, "History": True}
     assert "NOT bit-identical: weights\n" in capsys.readouterr().out

@@ -7,7 +7,7 @@ table.py       PARITY.md from the results of several runs
 """
 
 from benchmarks.parity import inputs, models, weights, options, optimizers, callbacks, files, overrides, calls, noise  # noqa: F401, I001
-from benchmarks.parity import strategies  # noqa: F401
+from benchmarks.parity import strategies, cluster  # noqa: F401
 from benchmarks.parity.comparison import Row, compare
 from benchmarks.parity.setup import CASES, Case
 

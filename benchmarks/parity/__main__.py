@@ -5,7 +5,8 @@ time from the same seed with a freshly built model. Then weights, optimizer vari
 are compared byte by byte; the differences shown are for the reader, not for the verdict. With `--norepeat` Keras trains again
 only where the bits differ: a third less time, for cases that it is known to repeat.
 
-A case that Keras doesn't repeat is tried once more in a process of its own, with op determinism switched on, and marked.
+A case that Keras doesn't repeat is tried once more in a process of its own, with op determinism switched on, and marked. Cases
+under MultiWorkerMirroredStrategy, in two processes of their own, are compared too; PARITY.md's table has no row for them yet.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks.parity import CASES, Row, compare, strategies
+from benchmarks.parity import CASES, Row, cluster, compare, strategies
 from benchmarks.parity.comparison import NOT_DETERMINISTIC
 
 
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.json and not flags.FLAGS.repeat:
         raise app.UsageError("--json is for PARITY.md, which says that Keras repeats itself: leave out --norepeat")
     strategies.two_logical_cpus()
-    names = flags.FLAGS.case or list(CASES)
+    names = flags.FLAGS.case or [*CASES, *cluster.WAYS]
     where = device()
     if flags.FLAGS.op_determinism:
         tf.config.experimental.enable_op_determinism()
@@ -77,9 +78,11 @@ def main(argv: list[str]) -> None:
     width = max(map(len, names)) + 1
     print(f"{'case':<{width}}{'weights':>11}{'optimizer':>11}{'history':>11}  bit-identical", flush=True)
     rows = []
+    in_cluster = [name for name in names if name in cluster.WAYS]
+    together = cluster.rows_of(in_cluster, flags.FLAGS.repeat)  # begins when the first is asked for
     for name in names:
-        row = compare(CASES[name], repeat=flags.FLAGS.repeat)
-        if row.verdict == NOT_DETERMINISTIC and not flags.FLAGS.op_determinism:
+        row = next(together) if name in in_cluster else compare(CASES[name], repeat=flags.FLAGS.repeat)
+        if row.verdict == NOT_DETERMINISTIC and name not in in_cluster and not flags.FLAGS.op_determinism:
             row = compare_deterministically(name)
         rows.append(row)
         print(table_line(row, width), flush=True)
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     # Defined here, not on import: absl refuses two modules that define the same flag.
-    flags.DEFINE_multi_enum("case", None, sorted(CASES), "Train only this case; repeat the flag for several.")
+    flags.DEFINE_multi_enum("case", None, sorted([*CASES, *cluster.WAYS]), "Train only this case; repeat the flag for several.")
     flags.DEFINE_string("json", None, "Also write rows, versions and device to this file.")
     flags.DEFINE_bool("repeat", True, "Train each case by Keras a second time.")
     flags.DEFINE_bool("op_determinism", False, "Switch TensorFlow's op determinism on.")

@@ -48,8 +48,8 @@ TAIL = """
 `fitcore.fit` refuses these with the reason; under `fitcore.patch_keras()` and `python -m fitcore` Keras's own fit runs them,
 with a warning, counted (`patch.fallbacks`). They are therefore the same by construction and have no row.
 
-- A model under a `tf.distribute` strategy other than OneDeviceStrategy and MirroredStrategy; data that are a
-  `tf.distribute.DistributedDataset` for a model under none.
+- A model under a `tf.distribute` strategy other than OneDeviceStrategy, MirroredStrategy and MultiWorkerMirroredStrategy; data
+  that are a `tf.distribute.DistributedDataset` for a model under none.
 - A model class that overrides `make_train_function` or `make_test_function`, or a model whose `train_function` or
   `test_function` was replaced: it brings the loop that fitcore would run.
 - A model compiled without an optimizer and without a `train_step` of its own: Keras's error is the result.
@@ -70,7 +70,11 @@ Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy o
 - A second MirroredStrategy over the same devices in one process: InvalidArgumentError, "Shape mismatch in the collective
   instance", where the shapes of gradients differ from the first one's.
 - MultiWorkerMirroredStrategy, two processes: ValueError, "Attempt to convert a value (PerReplica...) with an unsupported type",
-  before the first step of any fit on (x, y).
+  before the first step of any fit; and in its step ValueError, "Invalid reduction dimension 0 for input with 0 dimensions", of
+  `train_on_batch` too. fitcore trains. What its bits are compared with is Keras's own fit of a model that is made so that
+  neither comes up: put together outside the scope from layers made inside, with a `get_metrics_result` that gives vectors,
+  compiled and fitted inside (benchmarks/parity/cluster.py). There `steps_per_execution` above 1 fails as under
+  MirroredStrategy, and `evaluate` before any training with the first of these errors. fitcore does both.
 
 ## What can't be compared
 - Training without a global seed, with `shuffle=True` or dropout: Keras doesn't repeat itself.

@@ -30,6 +30,7 @@ from fitcore.checkpoint.fingerprint import differences
 from fitcore.checkpoint.folders import Folders
 from fitcore.checkpoint.state import FINISHED
 from fitcore.checkpoint.store import CheckpointError, CheckpointInUseError
+from fitcore.cluster import role
 
 
 class Calls:
@@ -165,7 +166,9 @@ def _same_start(path: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; in a cluster by the chief alone."""
+    if not role.is_chief():
+        return
     part = path.with_name(f".{path.name}")
     with open(part, "wb") as file:
         file.write(data)

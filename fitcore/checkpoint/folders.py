@@ -14,6 +14,7 @@ from types import FrameType
 from fitcore.checkpoint.config import Checkpoint
 from fitcore.checkpoint.saver import Preempted
 from fitcore.checkpoint.store import CheckpointError, Store
+from fitcore.cluster import role
 
 _MANIFESTS = "*-step-*/manifest.json"
 
@@ -37,7 +38,7 @@ class Folders:
     def __init__(self, directory: str | os.PathLike[str], every: str, resume: str = "auto", keep: int = 1) -> None:
         self.directory, self.resume = Path(directory), resume
         self._common = Checkpoint(directory, every, keep, resume)
-        self._lock = Store(directory)
+        self._lock = Store(directory, role.is_chief())
         found = any(self.directory.rglob(_MANIFESTS))
         refused = {
             "must": None if found else "holds no checkpoint",

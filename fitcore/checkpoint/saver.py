@@ -23,6 +23,7 @@ from fitcore.checkpoint.config import Checkpoint
 from fitcore.checkpoint.fingerprint import differences, machine, versions
 from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot, Variables
 from fitcore.checkpoint.store import CheckpointError, Saved, Store
+from fitcore.cluster import role
 from fitcore.run import Run
 
 PREEMPTED = 75  # exit status after SIGTERM or SIGINT; sysexits.h: a temporary failure, to be tried again
@@ -54,7 +55,7 @@ class Saver:
         self._every, self._unit = checkpoint.interval()
         self._keep = checkpoint.keep
         self._facts = {"versions": versions(), "machine": machine(), "fingerprint": fingerprint}
-        self._store = Store(checkpoint.directory)
+        self._store = Store(checkpoint.directory, role.is_chief())
         self._last = time.monotonic()
         self._writer: threading.Thread | None = None  # one for all checkpoints, made for the first
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
@@ -179,8 +180,15 @@ class Saver:
         """Say what of this run can't be saved. Random ops of its program are found out once that has been traced.
 
         Raises:
-          CheckpointError: something can't, and resume="must".
+          CheckpointError: something can't, and resume="must"; the workers of a cluster found different checkpoints.
         """
+        agreement = run.engine.agreement
+        place = 0 if self._found is None else int(self._found.path.name.partition("-")[0])
+        if agreement is not None and not agreement.alike(place):
+            raise CheckpointError(
+                f"`checkpoint`: the workers find different checkpoints in {self._store.directory}; this one "
+                f"{self._found and self._found.path}. The folder must be one that all of them share."
+            )
         self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
         data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
         reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
@@ -234,6 +242,9 @@ class Saver:
         Raises:
           Preempted: a signal came.
         """
+        if run.engine.agreement is not None:  # workers wait for each other in it: none can leave by itself
+            yield
+            return
         self._wait()
         before = self._take(run, STEPS_DONE)
         self._validating = True
@@ -266,6 +277,9 @@ class Saver:
     # --- how --------------------------------------------------------------------------------------------------------------
 
     def _save_if(self, due: bool, run: Run, where: str) -> None:
+        if run.engine.agreement is not None:  # a signal or the clock of any worker is all workers'
+            signalled, due = run.engine.agreement.any(self._signal is not None, due)
+            self._signal = self._signal or (signal.SIGTERM if signalled else None)
         if self._signal is not None:
             self._save(run, where)
             self._leave(run)
@@ -293,7 +307,9 @@ class Saver:
     def _write(self, run: Run, snapshot: Snapshot) -> None:
         """Write it in a thread of its own. What can't be written is said once; the training goes on."""
         self._wait()
-        self._last, self._saved = time.monotonic(), False
+        self._last, self._saved = time.monotonic(), not self._store.writes
+        if not self._store.writes:
+            return
         try:
             folder = self._save_iterator(run)
         except (OSError, tf.errors.OpError) as error:
@@ -385,7 +401,9 @@ class Saver:
         self._wait()
         assert self._signal is not None
         name = signal.Signals(self._signal).name
-        if self._saved:
+        if not self._store.writes:
+            what = f"left after step {run.step}, together with the chief, which saves."
+        elif self._saved:
             what = f"saved after step {run.step} in {self._store.directory}. The same command goes on from there."
         elif self._newest is not None:
             what = f"the state after step {run.step} can't be saved. The same command goes on from {self._newest}."

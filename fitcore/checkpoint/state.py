@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fitcore.checkpoint import callbacks, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
+from fitcore.replicas import components
 from fitcore.run import Run
 
 # Where in the outer loop a run is.
@@ -24,6 +25,7 @@ FINISHED = "finished"
 WITHIN = (IN_EPOCH, STEPS_DONE)
 
 LARGE = 1 << 22  # bytes of a variable from which on its value is held, not copied
+_WORKERS = "workers"  # before the name of what each has for itself
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Snapshot:
     Attributes:
       arrays: by name; those of the variables are good until the next snapshot is taken.
       host: the rest of it, what JSON can hold.
-      facts: for the manifest, but for what `manifest` adds.
+      facts: for the manifest.
       rows: what was recorded since the last checkpoint.
     """
 
@@ -98,6 +100,7 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
         "random": randomness.state(),
     }
     host, arrays = plain.split(held, "host")
+    arrays |= _of_workers(run)
     facts = {
         "step": run.step,
         "epoch": run.epoch,
@@ -120,14 +123,32 @@ def put_back(run: Run, saved: Saved) -> None:
     held = plain.join(saved.host, arrays)
     present = dict(run.variables())
     check_variables(saved, present)
+    agreement = run.engine.agreement
     for (name, *_), variable in zip(saved.manifest["variables"], present.values()):
-        variable.assign(arrays[name])
+        of_workers = None if agreement is None else arrays.get(f"{_WORKERS}/{name}")
+        variable.assign(arrays[name] if agreement is None or of_workers is None else of_workers[agreement.worker])
     run.curve.load([(name, width) for name, width in saved.manifest["columns"]], saved.curves)
     iterator = saved.path / "data" if (saved.path / "data.index").exists() else None
     run.load_host_state(held["run"], held["where"] == IN_EPOCH, iterator)
     for callback, state in zip(run.callbacks.callbacks, held["callbacks"]):
         callbacks.load_state(callback, state)
     randomness.load_state(held["random"])  # last: what was done so far may have drawn
+
+
+def _of_workers(run: Run) -> dict[str, np.ndarray]:
+    """In a cluster, the variables that each worker has for itself, [workers, ...] by name.
+
+    Those of metrics, which are summed when they are read, and all that isn't trained: batch normalization's moving averages are
+    each worker's own. What is trained is the same on all, and so is the optimizer's state.
+    """
+    if run.engine.agreement is None:
+        return {}
+    of_metrics = [variable for metric in run.engine.parts.metrics() for variable in metric.variables]
+    apart = [*of_metrics, *run.engine.model.non_trainable_variables]
+    components_apart = {id(each) for variable in apart for each in components(variable)}
+    own = {name: variable for name, variable in run.variables() if id(variable) in components_apart}
+    values = [_on_host(tf.convert_to_tensor(variable)) for variable in own.values()]
+    return {f"{_WORKERS}/{name}": each for name, each in zip(own, run.engine.agreement.gathered(values))}
 
 
 def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:

@@ -67,13 +67,21 @@ class Saved:
 class Store:
     """The folder, locked.
 
+    Args:
+      directory: created if missing.
+      writes: False for a worker of a cluster that isn't the chief: it reads what is there, without a lock, and changes nothing.
+
     Raises:
       CheckpointInUseError: another process has locked it, or this one.
       OSError: it can't be created or written in.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | os.PathLike[str], writes: bool = True) -> None:
+        self.directory, self.writes = Path(directory), writes
+        self.rows = 0  # rows of curves on disk, and the digest over their bytes
+        self._digest = hashlib.sha256()
+        if not writes:
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         self._key = str(self.directory.resolve())
         if self._key in _held:  # before its lock is opened: closing that again would take away the lock that is held
@@ -99,16 +107,16 @@ class Store:
             self.close()
             raise
         self._next = max((_number(path.name) for path in self.checkpoints()), default=0) + 1
-        self.rows = 0  # rows of curves on disk, and the digest over their bytes
-        self._digest = hashlib.sha256()
 
     def close(self) -> None:
-        _held.discard(self._key)
-        self._lock.close()
+        if self.writes:
+            _held.discard(self._key)
+            self._lock.close()
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints' folders, the newest first."""
-        found = [name for name in os.listdir(self.directory) if _number(name) > 0]
+        names = os.listdir(self.directory) if self.directory.is_dir() else ()
+        found = [name for name in names if _number(name) > 0]
         return [self.directory / name for name in sorted(found, key=_number, reverse=True)]
 
     # --- writing ----------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from absl import app
 from absl import flags as absl_flags
 
 from fitcore.checkpoint import CheckpointError, Folders, Preempted, leaving_when_preempted
+from fitcore.cluster import role
 from fitcore.command_line import common_flags, run_state, spec_flags
 from fitcore.command_line.dry_run import dry_run
 from fitcore.command_line.environment import command, note_start, write_json
@@ -64,6 +65,7 @@ from fitcore.command_line.new_directory import directory_of, folders_in
 from fitcore.command_line.profile import Profile, parse
 from fitcore.command_line.records import numbers
 from fitcore.command_line.run_directory import RunDirectory
+from fitcore.command_line.strategy import make_strategy
 from fitcore.command_line.sweep import sweep
 from fitcore.hooks import hparams
 
@@ -84,8 +86,8 @@ def run(main: Main, flags: Mapping[str, str | Sequence[str] | None] = {}) -> NoR
     Args:
       main: the experiment. What it returns is written to result.json.
       flags: which of the flags "optimizer", "schedule", "stop" and "noise" the experiment takes, and their defaults: specs,
-        None for nothing; and of "numerics". `main` must use them, by the methods of `RunDirectory`; a flag that it doesn't is
-        reported. And "precision", a dtype policy of Keras's, which is set before `main` is called.
+        None for nothing; and of "numerics" and "strategy". `main` must use them, by the methods of `RunDirectory`; a flag that
+        it doesn't is reported. And "precision", a dtype policy of Keras's, which is set before `main` is called.
 
     Raises:
       ValueError: `flags` names another, or a default is no spec.
@@ -125,21 +127,27 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
     unknown = [name for name in common_flags.HPARAMS.value or () if name not in absl_flags.FLAGS]
     if unknown:
         sys.exit(f"--hparams: there is no flag {unknown[0]!r}.")
+    strategy = make_strategy(specs.get("strategy"))
     _set_up(absl_flags.FLAGS["precision"].value if "precision" in asked else None)
-    progress = common_flags.VERBOSE.value == "auto"
-    verbose = 0 if progress else int(common_flags.VERBOSE.value)
+    progress = common_flags.VERBOSE.value == "auto" and role.is_chief()
+    verbose = 0 if common_flags.VERBOSE.value == "auto" or not role.is_chief() else int(common_flags.VERBOSE.value)
     if common_flags.DRY_RUN.value:
         with tempfile.TemporaryDirectory() as stand_in, dry_run(stand_in):
             folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(Path(stand_in, "checkpoints"))
-            main(RunDirectory(Path(stand_in), common_flags.SEED.value, verbose, progress, specs, None, folders))
+            main(RunDirectory(Path(stand_in), common_flags.SEED.value, verbose, progress, specs, None, strategy, folders))
         print("--dry_run: the experiment came to its end without a fit.")
         return 0
-    directory = directory_of(common_flags.LOGDIR.value)
-    folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(directory / "checkpoints")
-    steps = common_flags.PROFILE.value
-    profile = None if steps is None else Profile(directory, *parse(steps))
-    run = RunDirectory(directory, common_flags.SEED.value, verbose, progress, specs, profile, folders)
-    with _recorded(directory):
+    with contextlib.ExitStack() as stack:
+        if role.is_chief():
+            directory = directory_of(common_flags.LOGDIR.value)
+        else:  # of a cluster: does all that the chief does, so that both take part in the same sums, and leaves nothing
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fitcore-worker-")))
+        saved = directory if role.is_chief() or common_flags.LOGDIR.value is None else Path(common_flags.LOGDIR.value)
+        folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(saved / "checkpoints")
+        steps = common_flags.PROFILE.value
+        profile = None if steps is None else Profile(directory, *parse(steps))
+        run = RunDirectory(directory, common_flags.SEED.value, verbose, progress, specs, profile, strategy, folders)
+        stack.enter_context(_recorded(directory))
         return _main_in(run, main, folders)
 
 
@@ -168,7 +176,8 @@ def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
         print(f"\nInterrupted. What was recorded so far is in {directory}", file=sys.stderr)
         return INTERRUPTED
     except Preempted:
-        print(f"The run goes on by {again} --logdir={shlex.quote(str(directory))}", file=sys.stderr)
+        if role.is_chief():
+            print(f"The run goes on by {again} --logdir={shlex.quote(str(directory))}", file=sys.stderr)
         raise
     except CheckpointError as error:
         sys.exit(str(error))
@@ -184,8 +193,9 @@ def _main_in(run: RunDirectory, main: Main, folders: Folders | None) -> int:
         values = {name: absl_flags.FLAGS[name].value for name in common_flags.HPARAMS.value}
         hparams.write(directory, values, numbers(result or {}))
     write_json(directory / "result.json", {} if result is None else result)
-    print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
-    print(f"The same run again: {again}")
+    if role.is_chief():
+        print(f"Curves: tensorboard --logdir {shlex.quote(str(directory))}")
+        print(f"The same run again: {again}")
     return 0 if result is None or result.get("passed", True) else 1
 
 

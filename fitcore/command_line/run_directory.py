@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from fitcore.checkpoint import Checkpoint, Folders
 from fitcore.command_line import registry, spec_flags
@@ -33,6 +35,7 @@ class RunDirectory:
       specs: by flag, what was asked of `run(flags=...)`: --optimizer and --noise a spec or None, --schedule and --stop a list
         of specs or None; --numerics.
       profile: --profile's hook, which the fits with a `history` get.
+      strategy: --strategy's; None without.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class RunDirectory:
     progress: bool = False
     specs: Mapping[str, Any] = field(default_factory=dict)
     profile: Profile | None = None
+    strategy: tf.distribute.Strategy | None = None
     _folders: Folders | None = None
     _histories: dict[str, DigestingHistory] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
@@ -72,6 +76,11 @@ class RunDirectory:
         """fit's `numerics` and `plan` by name, as --numerics says."""
         numerics, _, plan = (self._spec("numerics") or "exact").partition(":")
         return {"numerics": numerics, "plan": plan or "auto"}
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """What models are to be made and compiled in, as --strategy says: the strategy's scope."""
+        self._spec("strategy")
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def unused(self) -> list[str]:
         """Names of the flags that were given and never asked for by one of the methods above."""

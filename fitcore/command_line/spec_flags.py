@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from fitcore.command_line import registry
+from fitcore.command_line.strategy import STRATEGIES
 
 _HELP = {
     "optimizer": "The optimizer: NAME:VALUE,PARAMETER=VALUE.",
@@ -27,6 +28,11 @@ _ENUMS = {
     "numerics": (
         ("exact", "fast", "fast:graph", "fast:xla"),
         "As in fit: exact, the bits of model.fit; fast, whose last bits may differ; behind a colon the plan.",
+    ),
+    "strategy": (
+        STRATEGIES,
+        "The tf.distribute strategy: one device, mirrored over all GPUs, or multiworker, over the processes that "
+        "`python -m fitcore.cluster` starts. Default: none.",
     ),
 }
 

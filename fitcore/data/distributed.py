@@ -1,7 +1,8 @@
 """Sources under a `tf.distribute` strategy: each replica gets its part of a batch, the same rows as under `model.fit`.
 
-arrays, one process     ReplicaArraySource   gathered in the loop; one replica: ArraySource itself
-everything else         DistributedSource    the strategy's own distributed dataset
+arrays                  ReplicaArraySource   gathered in the loop; one replica: ArraySource itself
+everything else         DistributedSource    the strategy's own distributed dataset; arrays too in a cluster of several replicas
+                                             in each process
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from fitcore.cluster.agreement import is_cluster, worker_index
 from fitcore.data.order import Order
 from fitcore.data.sources import ArraySource, DatasetSource, without_optionals
 
@@ -19,11 +21,12 @@ class ReplicaArraySource(ArraySource):
     """Batches gathered by row number from tensors that stay on the device, cut into a part for each replica.
 
     TensorFlow cuts a batch of n rows for R replicas into pieces of ceil(n / R), so that the last ones may get less, or
-    nothing. The rows in a part are static if R divides the batch size and that the number of rows, else unknown, as there.
+    nothing. The rows in a part are static if R divides the batch size and that the number of rows, else unknown, as there;
+    in a cluster they are never static.
 
     Args:
       tensors, batch_size, order: as for `ArraySource`; the batch size is that of all replicas together.
-      strategy: of one process.
+      strategy: of one process, or of several with one replica in each.
     """
 
     replicated = True
@@ -32,7 +35,8 @@ class ReplicaArraySource(ArraySource):
         super().__init__(tensors, batch_size, order)
         self._strategy = strategy
         self._replicas = strategy.num_replicas_in_sync
-        if self._static is not None and self._static % self._replicas:
+        self._first = worker_index(strategy) if is_cluster(strategy) else 0  # of the replicas in this process
+        if self._static is not None and (self._static % self._replicas or is_cluster(strategy)):
             self._static = None
         self.key = ("arrays", id(strategy), *self.key[1:-1], self._static)
 
@@ -56,7 +60,7 @@ class ReplicaArraySource(ArraySource):
                 chosen = order[begin : tf.minimum(begin + piece, end)]
             return self._gathered(tensors, chosen)
 
-        return None, lambda: _per_replica(part, self._strategy)
+        return None, lambda: _per_replica(lambda replica: part(self._first + replica), self._strategy)
 
     def describe(self) -> str:
         return f"{super().describe()}, each cut for {self._replicas} replicas"
@@ -89,6 +93,17 @@ class DistributedSource(DatasetSource):
     def specs(self) -> tuple[Any, Any]:
         return self._specs or self._note_specs(iter(self._dataset))
 
+    def part_spec(self) -> Any:
+        """Spec of one replica's part of a batch."""
+
+        def first(leaf: Any) -> Any:
+            return self._strategy.experimental_local_results(leaf)[0]
+
+        def part(feed: Any) -> Any:
+            return tf.nest.map_structure(first, without_optionals(feed.get_next()))
+
+        return _spec_of(part, self.specs()[0])
+
     def _note_specs(self, feed: Any) -> tuple[Any, Any]:
         spec = tf.type_spec_from_value(feed)
         self._specs = spec, _spec_of(lambda feed: feed.get_next(), spec)
@@ -115,14 +130,15 @@ class DistributedSource(DatasetSource):
 def _per_replica(part: Callable[[int], Any], strategy: tf.distribute.Strategy) -> Any:
     """A nest whose leaves hold a tensor for each replica, made of a nest for each; None stays None."""
     parts = []
-    for replica, device in enumerate(strategy.extended.worker_devices):
+    for replica, device in enumerate(strategy.extended.worker_devices):  # those of this process
         with tf.device(device):  # where Keras's batches are too: elsewhere last bits may differ
             parts.append(part(replica))
 
     def joined(*leaves: Any) -> Any:
         if leaves[0] is None:
             return None
-        return strategy.experimental_distribute_values_from_function(lambda where: leaves[where.replica_id_in_sync_group])
+        local = iter(leaves)
+        return strategy.experimental_distribute_values_from_function(lambda _: next(local))
 
     return tf.nest.map_structure(joined, *parts)
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.cluster.agreement import is_cluster
 from fitcore.data.distributed import DistributedSource, ReplicaArraySource
 from fitcore.data.memory import copied
 from fitcore.data.order import KerasOrder, Order, Reshuffle
@@ -67,10 +68,12 @@ def make_source(
 def source_of(adapter: Any, order: Order | None = None, strategy: tf.distribute.Strategy | None = None) -> Source:
     """The source that serves one of Keras's data adapters; arrays in `order`, None being as they stand.
 
-    Under a strategy of several processes the strategy's own dataset serves arrays too: it shares rows out among processes.
+    In a cluster of several replicas in each process the strategy's own dataset serves arrays too: it shares rows out among them
+    in another order.
     """
     arrays = keras_private.array_inputs(adapter)
-    if arrays is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    mixed = strategy is not None and is_cluster(strategy) and len(strategy.extended.worker_devices) > 1
+    if arrays is None or mixed:
         return DatasetSource(adapter) if strategy is None else DistributedSource(adapter, strategy)
     order = order or KerasOrder(False)
     known: dict[int, Any] = {}  # an autoencoder's inputs are its targets too

@@ -19,6 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from fitcore.cluster import role
+
 _files = itertools.count()  # numbers this process's event files, so that no two share a name
 
 
@@ -45,7 +47,8 @@ def event_of(summary: Any) -> Event:
 class EventFile:
     """A new event file in `folder`, and the next one after each time that the disk was full or couldn't be written.
 
-    What couldn't be written is lost, from the last `flush` on; the first time is told by a warning. No error comes out.
+    What couldn't be written is lost, from the last `flush` on; the first time is told by a warning. No error comes out. In a
+    cluster only the chief writes.
 
     Not tf.summary, because there is a point per step for each of several curves: measured on one machine, a point cost
     153 µs by `tf.summary.scalar`, 10 to 18 by a compiled loop of `tf.summary.write`, 18 by tensorboard's EventFileWriter,
@@ -69,7 +72,7 @@ class EventFile:
         self._write([event.SerializeToString()])
 
     def _write(self, records: Iterable[bytes]) -> None:
-        if self._broken:
+        if self._broken or not role.is_chief():
             return
         try:
             if self._records is None:

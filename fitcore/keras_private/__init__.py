@@ -19,6 +19,7 @@ from fitcore.keras_private.data import (
     use_pool,
 )
 from fitcore.keras_private.distribution import (
+    build_in_cluster,
     build_variables,
     mean_over_replicas,
     strategy_of,
@@ -98,6 +99,7 @@ __all__ = [
     "array_inputs",
     "assert_compiled",
     "autocast_scope",
+    "build_in_cluster",
     "build_variables",
     "cache_validation",
     "called",

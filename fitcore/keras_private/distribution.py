@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.tensorflow.trainer import reduce_per_replica
+from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker, reduce_per_replica
 from keras.src.losses.loss import unscale_loss_for_distribution
 
 
@@ -32,6 +32,15 @@ def build_variables(model: Any, batch: Any = None, feeds: Iterable[Any] | None =
     model._maybe_symbolic_build(None if feeds is None else ((0, 0, feed) for feed in feeds), batch)
 
 
+def build_in_cluster(model: Any, strategy: tf.distribute.Strategy, batch: Any) -> None:
+    """Let Keras make all variables of a model under a strategy of several processes, from a nest of specs of a replica's batch.
+
+    Why: there Keras's own way raises, since it can't read a `PerReplica`'s shape, and takes a batch (Keras 3.2 to 3.15).
+    """
+    with strategy.scope():
+        model._symbolic_build(data_batch=batch)
+
+
 def unscaled_loss(loss: tf.Tensor) -> tf.Tensor:
     """A replica's own loss, the division by the number of replicas undone; the same tensor where there is one replica.
 
@@ -41,8 +50,18 @@ def unscaled_loss(loss: tf.Tensor) -> tf.Tensor:
 
 
 def mean_over_replicas(logs: Any, strategy: tf.distribute.Strategy) -> Any:
-    """Logs of all replicas as one. Why: Keras's logs are made so, by these ops in this order (Keras >= 3.0)."""
-    return reduce_per_replica(logs, strategy, reduction="auto")
+    """Logs of all replicas as one. Why: Keras's logs are made so, by these ops in this order (Keras >= 3.0).
+
+    Of scalars Keras can't make the mean over several processes: "Invalid reduction dimension 0" (3.0 to 3.15).
+    """
+
+    def mean(log: Any) -> Any:
+        if in_cluster and strategy.experimental_local_results(log)[0].shape.rank == 0:
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, log, axis=None)
+        return reduce_per_replica(log, strategy, reduction="auto")
+
+    in_cluster = _collective_all_reduce_multi_worker(strategy)
+    return tf.nest.map_structure(mean, logs)
 
 
 def sums_over_replicas(optimizer: Any) -> bool:
