@@ -21,6 +21,7 @@ from benchmarks.parity.strategies import mirrored
 from fitcore import GradientNoise
 from fitcore.noise import NoiseCurves, over_replicas
 from fitcore.noise.statistics import estimate, groups
+from fitcore.optimizers.adascale import AdaScaleSGD
 
 
 def small() -> keras.Model:
@@ -349,7 +350,7 @@ def test_replicas_need_replicas() -> None:
 
 def test_an_optimizer_that_follows_it() -> None:
     with pytest.raises(ValueError, match=r"`optimizer` must not follow the gradient noise, as AdaScaleSGD does.*of 2 replicas"):
-        trained(lambda: linear(optimizer=fitcore.AdaScaleSGD(0.1)), 16, False)
+        trained(lambda: linear(optimizer=AdaScaleSGD(0.1)), 16, False)
 
 
 def test_explain_says_what_is_compared() -> None:
