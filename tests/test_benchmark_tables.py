@@ -20,6 +20,7 @@ WITHOUT_DEVICE = {
     "chaos_run": "chaos starts it, and says where",
     "peers": "has the flag, and no TensorFlow",
     "gate": "has it from peers",
+    "cluster_speed": "each process of the cluster has the CPU",
 }
 
 

@@ -52,6 +52,4 @@ def test_where_it_is_undefined():
     assert np.isnan(measured(folded, noise, x=x, y=y, batch_size=4).evidence).all()  # rows taken for examples: not stated
     with pytest.raises(ValueError, match="`evidence=True` needs each example's gradient"):
         GradientNoise("split", evidence=True)
-    with pytest.raises(ValueError, match="one device"):
-        GradientNoise("replicas")
     assert "noise/evidence" in fitcore.fit(models.linear(), x, y, verbose=0, noise=GradientNoise(evidence=True)).steps

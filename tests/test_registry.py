@@ -218,7 +218,7 @@ def test_wrong_specs_are_refused_before_anything_runs(launched: Any, tmp_path: P
     status, _, err = launched(must_not_run, ALL, "--schedule=cosine:5", "--schedule=linear:5")
     assert (status, "--schedule: learning_rate is scheduled twice" in err) == (1, True)
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(ValueError, match=r"must name some of .*, precision, numerics\. Received: 'speed'"):
+    with pytest.raises(ValueError, match=r"must name some of .*, precision, numerics, strategy\. Received: 'speed'"):
         launch.run(must_not_run, flags={"speed": None})
 
 
