@@ -13,6 +13,7 @@ import tensorflow as tf
 from fitcore.keras_private.layers import all_layers, replaced
 
 MOST_UNROLLED = 32  # times: tracing takes some 20 ms for each
+MOST_UNITS = 128  # of a cell: beyond, what is in the loop takes so long that the loop doesn't count
 
 _TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, times)
 
