@@ -101,6 +101,7 @@ def _can_be_unrolled(layer: Any, sequences: Any = None, mask: Any = None, **_: A
         tf.executing_eagerly()
         or layer.unroll
         or type(layer.cell) not in _CELLS
+        or layer.cell.units > MOST_UNITS
         or mask is not None
         or not tf.is_tensor(sequences)
     ):
