@@ -45,7 +45,7 @@ def multiworker() -> tf.distribute.Strategy:
 
 
 def cluster_case(build: Callable[[bool], Setup]) -> Callable[[bool], Setup]:
-    """Register a function as the case of its name, the strategy's before it; not in `CASES`, which PARITY.md's table lists."""
+    """Register a function as the case of its name, the strategy's before it; not in `CASES`, which one process can train."""
     WAYS[f"{PREFIX}{build.__name__}"] = build
     return build
 

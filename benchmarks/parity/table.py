@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.parity import CASES
+from benchmarks.parity import CASES, cluster
 from benchmarks.parity.comparison import Row
 
 PARITY = pathlib.Path(__file__).parent.parent.parent / "PARITY.md"
@@ -85,6 +85,13 @@ Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy o
 """
 
 
+# (theme, feature) of every case, in the table's order
+LISTED = {name: (case.theme, case.text) for name, case in CASES.items()} | {
+    name: (f"MultiWorkerMirroredStrategy, {cluster.WORKERS} processes", (build.__doc__ or "").splitlines()[0].rstrip("."))
+    for name, build in cluster.WAYS.items()
+}
+
+
 def parity_table(results: Sequence[dict[str, Any]]) -> str:
     """PARITY.md for results as `--json` writes them.
 
@@ -98,9 +105,9 @@ def parity_table(results: Sequence[dict[str, Any]]) -> str:
     results = list(joined.values())
     rows = []
     for result in results:
-        named = {row["case"]: Row(**row) for row in result["rows"] if row["case"] in CASES}
-        if named.keys() != CASES.keys():
-            missing = sorted(CASES.keys() - named.keys())
+        named = {row["case"]: Row(**row) for row in result["rows"] if row["case"] in LISTED}
+        if named.keys() != LISTED.keys():
+            missing = sorted(LISTED.keys() - named.keys())
             raise ValueError(f"Results must hold every case. Missing for {result['versions']}: {missing}")
         rows.append(named)
     lines = [
@@ -114,14 +121,14 @@ def parity_table(results: Sequence[dict[str, Any]]) -> str:
         count = f"{sum(row.identical for row in named.values())} of {len(named) - skipped}"
         count += f", {skipped} impossible there" if skipped else ""
         lines.append(f"| {i + 1} | {' | '.join(versions)} | {result['device']} | {result['date']} | {count} |")
-    theme = None
-    for name, case in CASES.items():
-        if case.theme != theme:
-            theme = case.theme
+    heading = None
+    for name, (theme, feature) in LISTED.items():
+        if theme != heading:
+            heading = theme
             heads = [f"Keras {result['versions']['keras']}" for result in results]
             lines += ["", f"## {theme}", f"| feature | case | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
         cells = [verdict(named[name]).replace("|", "\\|") for named in rows]
-        lines.append(f"| {case.text} | `{name}` | {' | '.join(cells)} |")
+        lines.append(f"| {feature} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" + TAIL
 
 
