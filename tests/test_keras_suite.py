@@ -24,6 +24,10 @@ LEAST = {
 assert LEAST.keys() == GROUPS.keys()
 
 
+# A strategy's dataset for a model under none, which PARITY.md names among what Keras runs itself.
+FALL_BACK = {"test_distributed_datasets_from_function_model_integration"}
+
+
 @needs_tests
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
@@ -36,7 +40,7 @@ def test_keras_tests(group: str) -> None:
     assert verdict.passed >= passed
     assert verdict.calls.get("fit", 0) >= fits
     fallen_back = {test.split("::")[-1] for tests in verdict.fallbacks.values() for test in tests}
-    assert fallen_back == set()
+    assert fallen_back <= FALL_BACK
 
 
 SOME_TESTS = """
