@@ -39,6 +39,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import about
+from benchmarks.measuring import in_turn
 
 DEFAULT = ("linear", "mlp", "deep", "lstm", "cnn", "transformer")
 NAMES = (*DEFAULT, "resnet", "transformer_large", "autoencoder", "embedding", "mlp_1", "mlp_1024")
@@ -189,11 +190,7 @@ def alive(workload: str, peers: Sequence[str]) -> Iterator[tuple[dict[str, Proce
 
 def interleaved(processes: Mapping[str, Process], rounds: int) -> dict[str, list[float]]:
     """Seconds of each peer's epoch in each round."""
-    seconds: dict[str, list[float]] = {peer: [] for peer in processes}
-    for i in range(rounds):
-        for peer in list(processes)[:: 1 if i % 2 == 0 else -1]:
-            seconds[peer].append(processes[peer].epoch()["seconds"])
-    return seconds
+    return in_turn(list(processes), lambda peer: processes[peer].epoch()["seconds"], rounds)
 
 
 def measure(workload: str, peers: Sequence[str], rounds: int) -> dict[str, Any]:

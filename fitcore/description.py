@@ -143,8 +143,8 @@ def _noise(engine: Engine, noise: GradientNoise) -> str:
     """How often and how the gradient noise is measured, as far as that can be known before the step is traced."""
     often = "at each step" if noise.every == 1 else f"every {_count(noise.every, 'step')}"
     apart = f"batches split into {noise.splits}"
-    if engine.strategy is not None and engine.strategy.num_replicas_in_sync > 1:
-        apart = f"{engine.strategy.num_replicas_in_sync} replicas compared"
+    if engine.num_replicas > 1:
+        apart = f"{engine.num_replicas} replicas compared"
     if noise.estimator in ("split", "replicas"):
         return f"{often}, {apart}"
     kinds: dict[bool, list[str]] = {True: [], False: []}

@@ -37,14 +37,14 @@ def check_strategy(
     """
     for measured in (noise, getattr(engine.parts.optimizer, "noise", None)):
         if measured is not None:
-            measured.check(1 if engine.strategy is None else engine.strategy.num_replicas_in_sync)
+            measured.check(engine.num_replicas)
     if not engine.is_compiled and is_in_scope(engine.model):
         raise ValueError(
             "`model`: an Engine of explicit parts trains without a tf.distribute strategy. Received: one under one"
         )
     for reason in _reasons(engine, given, source, noise, record or {}):
         strategy = engine.strategy
-        raise ValueError(f"{reason}, under a {type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas.")
+        raise ValueError(f"{reason}, under a {type(strategy).__name__} of {engine.num_replicas} replicas.")
 
 
 def is_in_scope(model: Any) -> bool:
@@ -73,7 +73,7 @@ def _reasons(
         yield "`checkpoint` needs dense arrays for `x`: a strategy's own dataset can't be gone on from"
     if given["checkpoint"] is not None and not keras_private.are_arrays(given["validation_data"] or ()):
         yield "`checkpoint` needs arrays for `validation_data`: a strategy's own dataset can't be gone on from"
-    if engine.strategy.num_replicas_in_sync == 1:
+    if engine.num_replicas == 1:
         return
     optimizer = engine.parts.optimizer
     if getattr(optimizer, "noise", None) is not None:

@@ -346,6 +346,11 @@ class Engine:
         return None if self.replicas is None else self.replicas.strategy
 
     @property
+    def num_replicas(self) -> int:
+        """How many a step is run on; 1 without a strategy."""
+        return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
+
+    @property
     def agreement(self) -> Agreement | None:
         """Of the processes that train together; None if this one trains alone."""
         return None if self.replicas is None else self.replicas.agreement
@@ -412,7 +417,7 @@ class Engine:
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
         if noise not in self._probes:
-            self._probes[noise] = Probe(self.model, noise, 1 if self.strategy is None else self.strategy.num_replicas_in_sync)
+            self._probes[noise] = Probe(self.model, noise, self.num_replicas)
         return self._probes[noise]
 
     @property

@@ -21,6 +21,7 @@ from fitcore import keras_private
 from fitcore.cluster.agreement import Agreement, is_cluster
 from fitcore.data import ArraySource, Source
 from fitcore.data.distributed import DistributedSource
+from fitcore.tracing import total
 
 ReplicaStep = Callable[[Any, tf.Tensor], tuple[Any, dict[str, Any]]]  # (batch, step index) -> (logs or None, recorded)
 
@@ -119,17 +120,6 @@ def remembers_shapes(graph: tf.Graph) -> bool:
 
 
 # --- inside a replica -----------------------------------------------------------------------------------------------------
-
-
-def several() -> bool:
-    """Whether what is being traced is one replica's part of several."""
-    context = tf.distribute.get_replica_context()
-    return context is not None and bool(context.num_replicas_in_sync > 1)
-
-
-def total(value: Any) -> Any:
-    """The sum of a tensor, or a list of them, over replicas."""
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 class Totals(Sequence[Any]):

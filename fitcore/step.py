@@ -18,6 +18,7 @@ import tensorflow as tf
 from fitcore import replicas
 from fitcore.errors import ModelError
 from fitcore.optimizers.measured import measured
+from fitcore.tracing import on_replicas, total
 
 
 class Optimizer(Protocol):
@@ -225,9 +226,9 @@ def train_step(
     deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
     whole: tuple[Any, Sequence[Any]] = loss, watched  # of all replicas together
     handed_over: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    if replicas.several():
+    if on_replicas():
         sums = replicas.Totals(gradients, watched, optimizer)
-        whole, handed_over = (replicas.total(apart(loss)), sums), sums.handed_over
+        whole, handed_over = (total(apart(loss)), sums), sums.handed_over
     seen = Observation(step, x, y, sample_weight, y_pred, *whole, variables, optimizer)
     recorded: dict[str, Any] = {}
     for name, recorder in recorders.items():

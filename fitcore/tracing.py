@@ -3,5 +3,19 @@
 from __future__ import annotations
 
 import contextvars
+from typing import Any
+
+import tensorflow as tf
 
 for_xla = contextvars.ContextVar("for_xla", default=False)  # whether it is for a program of XLA's
+
+
+def on_replicas() -> bool:
+    """Whether it is one replica's part of several."""
+    context = tf.distribute.get_replica_context()
+    return context is not None and bool(context.num_replicas_in_sync > 1)
+
+
+def total(value: Any) -> Any:
+    """The sum of a tensor, or a list of them, over the replicas, on each of them."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)

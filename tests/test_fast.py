@@ -32,6 +32,14 @@ def numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
+WORDS = np.random.default_rng(0).integers(0, 7, (22, 5))
+
+
+def of_words(optimizer: Any) -> keras.Model:
+    body = [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)]
+    return sequential(body, (5,), optimizer, dtype="int32")
+
+
 MODELS: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
     "dropout and normalization": (noisy, numbers(22, 3)),
     "noise, momentum, clipping": (
@@ -53,22 +61,12 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
         numbers(22, 5, 2),
     ),
     "embedding, averaged": (
-        lambda: sequential(
-            [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)],
-            (5,),
-            OPT.AdamW(0.01, use_ema=True, gradient_accumulation_steps=2),
-            dtype="int32",
-        ),
-        np.random.default_rng(0).integers(0, 7, (22, 5)),
+        lambda: of_words(OPT.AdamW(0.01, use_ema=True, gradient_accumulation_steps=2)),
+        WORDS,
     ),
     "embedding, words twice in a batch": (
-        lambda: sequential(
-            [layers.Embedding(7, 4), layers.GlobalAveragePooling1D(), layers.Dense(1)],
-            (5,),
-            OPT.Adam(0.01, amsgrad=True, clipnorm=0.1),
-            dtype="int32",
-        ),
-        np.random.default_rng(0).integers(0, 7, (22, 5)),
+        lambda: of_words(OPT.Adam(0.01, amsgrad=True, clipnorm=0.1)),
+        WORDS,
     ),
 }
 

@@ -203,7 +203,7 @@ def test_estimates_of_uneven_parts_are_unbiased(rows: list[int], is_sum: bool, m
     # The estimates are linear in these sums: means over many batches stand for one.
     found = []
     for sums, norms in zip(np.split(summands, 40), np.split((whole**2).sum(1), 40)):
-        monkeypatch.setattr(over_replicas, "_total", lambda value, sums=sums: tf.constant(sums.mean(0)))
+        monkeypatch.setattr(over_replicas, "total", lambda value, sums=sums: tf.constant(sums.mean(0)))
         part = over_replicas.Part(*[tf.zeros([], tf.float64)] * 3, replicas, is_sum)
         found.append(part.joined(tf.zeros([6], tf.float64), [tf.fill([3], norms.mean())], split, ghost))
     heads, deviations, norm_sq = np.split(np.asarray(found), [3, 6], axis=1)

@@ -15,8 +15,9 @@ plain.py        nested state as JSON and arrays
 from fitcore.checkpoint.calls import Calls
 from fitcore.checkpoint.config import Checkpoint
 from fitcore.checkpoint.folders import Folders, leaving_when_preempted
-from fitcore.checkpoint.saver import PREEMPTED, Preempted, Saver
+from fitcore.checkpoint.saver import Preempted, Saver
 from fitcore.checkpoint.store import CheckpointError, CheckpointInUseError
+from fitcore.cluster.role import PREEMPTED
 
 __all__ = [
     "PREEMPTED",

@@ -52,7 +52,7 @@ def of_fit(engine: Engine, source: Source, given: Mapping[str, Any]) -> dict[str
     return {
         **{name: words(given[name]) for name in _AS_THEY_ARE},
         **{name: [type(each).__name__ for each in keras.tree.flatten(given[name] or [])] for name in _BY_CLASS},
-        "replicas": 1 if engine.strategy is None else engine.strategy.num_replicas_in_sync,
+        "replicas": engine.num_replicas,
         "optimizer": of_optimizer(engine.parts.optimizer),
         "model": of_model(engine.model),
         "loss": _described(engine.model.loss) if engine.is_compiled else words(engine.parts.loss),

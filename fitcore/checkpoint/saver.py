@@ -24,10 +24,8 @@ from fitcore.checkpoint.fingerprint import differences, machine, versions
 from fitcore.checkpoint.state import BETWEEN, FINISHED, IN_EPOCH, STEPS_DONE, WITHIN, Snapshot, Variables
 from fitcore.checkpoint.store import CheckpointError, Saved, Store
 from fitcore.cluster import role
+from fitcore.cluster.role import PREEMPTED
 from fitcore.run import Run
-
-PREEMPTED = 75  # exit status after SIGTERM or SIGINT; sysexits.h: a temporary failure, to be tried again
-
 
 _Order = tuple[Path | None, Snapshot]  # the folder begun for it, or None; and what to write
 

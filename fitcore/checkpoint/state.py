@@ -100,7 +100,7 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
         "random": randomness.state(),
     }
     host, arrays = plain.split(held, "host")
-    arrays |= _of_workers(run)
+    arrays |= _of_workers(run, values)
     facts = {
         "step": run.step,
         "epoch": run.epoch,
@@ -135,8 +135,8 @@ def put_back(run: Run, saved: Saved) -> None:
     randomness.load_state(held["random"])  # last: what was done so far may have drawn
 
 
-def _of_workers(run: Run) -> dict[str, np.ndarray]:
-    """In a cluster, the variables that each worker has for itself, [workers, ...] by name.
+def _of_workers(run: Run, values: Mapping[str, np.ndarray | tf.Tensor]) -> dict[str, np.ndarray]:
+    """Of the values read, in a cluster, those of the variables that each worker has for itself, [workers, ...] by name.
 
     Those of metrics, which are summed when they are read, and all that isn't trained: batch normalization's moving averages are
     each worker's own. What is trained is the same on all, and so is the optimizer's state.
@@ -146,9 +146,9 @@ def _of_workers(run: Run) -> dict[str, np.ndarray]:
     of_metrics = [variable for metric in run.engine.parts.metrics() for variable in metric.variables]
     apart = [*of_metrics, *run.engine.model.non_trainable_variables]
     components_apart = {id(each) for variable in apart for each in components(variable)}
-    own = {name: variable for name, variable in run.variables() if id(variable) in components_apart}
-    values = [_on_host(tf.convert_to_tensor(variable)) for variable in own.values()]
-    return {f"{_WORKERS}/{name}": each for name, each in zip(own, run.engine.agreement.gathered(values))}
+    own = [name for name, variable in run.variables() if id(variable) in components_apart]
+    gathered = run.engine.agreement.gathered([tf.convert_to_tensor(values[name]) for name in own])
+    return {f"{_WORKERS}/{name}": each for name, each in zip(own, gathered)}
 
 
 def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ class Agreement:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
         self.worker = worker_index(strategy)
+        self._gather = tf.function(self._of_all, autograph=False)
         self._total = tf.function(self._summed, input_signature=[tf.TensorSpec([2], tf.int64)], autograph=False)
 
     def any(self, first: bool, second: bool = False) -> tuple[bool, bool]:
@@ -53,12 +54,15 @@ class Agreement:
     def gathered(self, values: Sequence[tf.Tensor]) -> list[np.ndarray]:
         """For each value of this process those of all, [processes, ...]; of one replica in each process."""
 
-        def of_all(*own: tf.Tensor) -> list[tf.Tensor]:
+        return [np.asarray(each) for each in self._gather(tuple(values))] if values else []
+
+    def _of_all(self, values: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+        def of_replica(*own: tf.Tensor) -> list[tf.Tensor]:
             context = tf.distribute.get_replica_context()
             return [context.all_gather(value[tf.newaxis], axis=0) for value in own]
 
-        gather = tf.function(lambda: self._strategy.run(of_all, args=tuple(values)), autograph=False)
-        return [np.asarray(self._strategy.experimental_local_results(each)[0]) for each in gather()] if values else []
+        gathered = self._strategy.run(of_replica, args=values)
+        return [self._strategy.experimental_local_results(each)[0] for each in gathered]
 
     def _totals(self, first: int, second: int) -> np.ndarray:
         return np.asarray(self._total(tf.constant([first, second], tf.int64)))

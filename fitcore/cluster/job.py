@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from fitcore.cluster.role import BEAT
+from fitcore.cluster.role import BEAT, PREEMPTED
 
 POLL = 0.1  # seconds between two looks at the workers
 # Seconds that workers get to leave by themselves: when one has failed, the others wait for it inside an op, and can't; after a
-# signal, or when one has saved itself (status 75, EX_TEMPFAIL), they save a checkpoint.
+# signal, or when one has saved itself (PREEMPTED), they save a checkpoint.
 GRACE_AFTER_FAILURE, GRACE_AFTER_SIGNAL = 5.0, 60.0
-LEFT = 75
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -120,7 +119,7 @@ class Job:
             if failed is not None:
                 seconds = time.monotonic() - began
                 _say(f"worker {failed} (pid {workers[failed].pid}) {_how(workers[failed])} after {seconds:.1f} s.")
-                if workers[failed].returncode == LEFT:
+                if workers[failed].returncode == PREEMPTED:
                     self._end(workers, GRACE_AFTER_SIGNAL)
                 else:
                     _send(workers, signal.SIGTERM)
@@ -154,7 +153,9 @@ class Job:
         """Wait for the workers to end, and kill those that haven't in time; at a further signal at once."""
         heard, end = len(self._signals), time.monotonic() + seconds
         while any(worker.poll() is None for worker in workers) and time.monotonic() < end and len(self._signals) == heard:
-            if any(worker.poll() not in (None, 0, LEFT) for worker in workers):  # without it the others can't save themselves
+            if any(
+                worker.poll() not in (None, 0, PREEMPTED) for worker in workers
+            ):  # without it the others can't save themselves
                 end = min(end, time.monotonic() + GRACE_AFTER_FAILURE)
             time.sleep(POLL)
         left = [i for i, worker in enumerate(workers) if worker.poll() is None]
@@ -195,8 +196,8 @@ def _failed(workers: Sequence[subprocess.Popen[str]]) -> int | None:
 
 def _how(worker: subprocess.Popen[str]) -> str:
     status = worker.returncode
-    if status == LEFT:
-        return f"has saved itself and left (exit status {LEFT})"
+    if status == PREEMPTED:
+        return f"has saved itself and left (exit status {PREEMPTED})"
     return f"failed with exit status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
 
 

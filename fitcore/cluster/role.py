@@ -1,4 +1,4 @@
-"""Which worker of a cluster this process is, by TF_CONFIG, and the sign of life that it gives. Needs no TensorFlow."""
+"""Which worker of a cluster this process is, by TF_CONFIG, and how it tells the launcher of itself. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+PREEMPTED = 75  # exit status of one that a signal let save itself; sysexits.h: a temporary failure, to be tried again
 BEAT = "FITCORE_BEAT"  # environment variable: the file that a worker touches as long as it gets on
 
 

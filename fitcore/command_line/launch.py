@@ -129,8 +129,9 @@ def _launch(main: Main, asked: tuple[str, ...], arguments: list[str]) -> int:
         sys.exit(f"--hparams: there is no flag {unknown[0]!r}.")
     strategy = make_strategy(specs.get("strategy"))
     _set_up(absl_flags.FLAGS["precision"].value if "precision" in asked else None)
-    progress = common_flags.VERBOSE.value == "auto" and role.is_chief()
-    verbose = 0 if common_flags.VERBOSE.value == "auto" or not role.is_chief() else int(common_flags.VERBOSE.value)
+    shown = common_flags.VERBOSE.value if role.is_chief() else "0"
+    progress = shown == "auto"
+    verbose = 0 if progress else int(shown)
     if common_flags.DRY_RUN.value:
         with tempfile.TemporaryDirectory() as stand_in, dry_run(stand_in):
             folders = None if common_flags.CHECKPOINT_EVERY.value is None else folders_in(Path(stand_in, "checkpoints"))

@@ -64,6 +64,7 @@ class EventFile:
         self._records: Any = None  # TensorFlow's writer; None before the file is opened
         self._path = ""
         self._whole = 0  # bytes of whole records that the file is known to hold
+        self._writes = role.is_chief()
         self._broken = False  # since the last flush
         self._told = False
 
@@ -72,7 +73,7 @@ class EventFile:
         self._write([event.SerializeToString()])
 
     def _write(self, records: Iterable[bytes]) -> None:
-        if self._broken or not role.is_chief():
+        if self._broken or not self._writes:
             return
         try:
             if self._records is None:

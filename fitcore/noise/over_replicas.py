@@ -29,6 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from fitcore.tracing import total
+
 HEAD = 3  # values at the head of a row: examples in the batch, the same in effect (1/V), replicas that have any
 
 
@@ -54,7 +56,7 @@ class Part:
     def of(cls, rows: tf.Tensor, replicas: int, is_sum: bool) -> Part:
         """That of the replica in which this is traced. Where the loss is a sum, their rows are summed up first."""
         if is_sum:
-            n = _total(rows)
+            n = total(rows)
             return cls(rows, rows / n, n, replicas, is_sum)
         return cls(rows, tf.constant(1 / replicas, tf.float64), replicas * rows, replicas, is_sum)
 
@@ -72,7 +74,7 @@ class Part:
           norms_sq: vectors [entries] of squared norms of the whole batch's gradient, of which the first is |G|^2.
           split, ghost: [entries].
         """
-        summed = _total(summands)
+        summed = total(summands)
         n, weight, filled = tf.unstack(summed[:HEAD])
         # With empty replicas the others' shares are 1/R' in truth, and G is s times too small.
         s = tf.where(filled > 0, tf.ones_like(filled) if self.is_sum else filled / self.replicas, 1.0)
@@ -81,8 +83,3 @@ class Part:
         spread = (s * summed[HEAD:] - beside * norms_sq[0]) / tf.square(s)
         d = tf.where(split, filled, effective) * spread
         return tf.concat([tf.stack([n, effective, filled]), d, *(norm / tf.square(s) for norm in norms_sq)], axis=0)
-
-
-def _total(value: tf.Tensor) -> tf.Tensor:
-    """Its sum over replicas, on each of them."""
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
