@@ -32,13 +32,6 @@ def small() -> keras.Model:
     return model
 
 
-def plain_convolution() -> keras.Model:
-    body = [layers.Conv1D(2, 2, activation="tanh", kernel_regularizer="l2"), layers.Flatten(), layers.Dense(1)]
-    model = keras.Sequential([keras.Input((3,)), layers.Reshape((3, 1)), *body])
-    model.compile(keras.optimizers.AdamW(0.01), "mse")
-    return model
-
-
 def convolution() -> keras.Model:
     body = [layers.Reshape((3, 1)), layers.Conv1D(2, 2, activation="tanh", kernel_regularizer="l2"), layers.Flatten()]
     model = keras.Sequential([keras.Input((3,)), *body, layers.BatchNormalization(synchronized=True), layers.Dense(1)])
@@ -100,11 +93,11 @@ def test_it_is_what_one_device_measures_on_the_same_batches() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", [None, 4])
 def test_so_it_is_to_the_last_digits(examples: int | None) -> None:
-    """In a last batch of another size too."""
+    """In a last batch of another size too, and where a normalization's statistics are those of all replicas."""
     keras.config.set_floatx("float64")
     noise = GradientNoise(examples=examples)
-    _, alone, _ = trained(plain_convolution, 28, noise, together=False)
-    _, together, _ = trained(plain_convolution, 28, noise)
+    _, alone, _ = trained(convolution, 28, noise, together=False)
+    _, together, _ = trained(convolution, 28, noise)
     assert_same(together.noise, alone.noise, 1e-12)
     assert together.noise.how == alone.noise.how
 

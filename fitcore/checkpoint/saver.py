@@ -27,6 +27,7 @@ from fitcore.cluster import role
 from fitcore.cluster.role import PREEMPTED
 from fitcore.run import Run
 
+NICE = 10  # of the writer's thread: the training's go first, but where they take every core it still gets a tenth of one
 _Order = tuple[Path | None, Snapshot]  # the folder begun for it, or None; and what to write
 
 
@@ -322,6 +323,9 @@ class Saver:
 
     def _write_all(self) -> None:
         """The writer's: what is ordered, until there is nothing more to come."""
+        if sys.platform == "linux":  # where each thread has a niceness of its own
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (order := self._orders.get()) is not None:
             time.sleep(0.005)  # let the training go back into its compiled call first, which then leaves Python to this thread
             done = self._written(*order)

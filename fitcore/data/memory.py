@@ -8,7 +8,9 @@ for the first time. Where many short fits follow each other on the same data, th
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -25,12 +27,23 @@ def copied(array: np.ndarray) -> tf.Tensor:
     if not plain or array.nbytes < LEAST or tf.config.list_logical_devices("GPU"):
         return tf.convert_to_tensor(array)  # a GPU has its own memory
     memory = _memory(array.nbytes + ALIGNED)
-    begin = -memory.ctypes.data % ALIGNED
-    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = _aligned(memory, array.shape, array.dtype)
     np.copyto(copy, array)
     if memory.nbytes <= MOST:
         weakref.finalize(copy, _keep, memory).atexit = False
     return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())  # the tensor holds `copy` as long as it lives
+
+
+def shared(shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, tf.Tensor]:
+    """An array of plain numbers, and a tensor on the host whose memory it is: what is put into the one is in the other."""
+    array = _aligned(np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8), shape, dtype)
+    return array, tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _aligned(memory: np.ndarray, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array of that shape in this memory, which is ALIGNED bytes larger."""
+    begin = -memory.ctypes.data % ALIGNED
+    return memory[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def _memory(size: int) -> np.ndarray:

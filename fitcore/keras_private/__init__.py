@@ -37,6 +37,7 @@ from fitcore.keras_private.draws import (
 from fitcore.keras_private.functions import called
 from fitcore.keras_private.kernels import op_definition, registered_kernels
 from fitcore.keras_private.layers import (
+    BATCH_MOMENTS,
     added_losses,
     all_layers,
     autocast_scope,
@@ -91,6 +92,7 @@ from fitcore.keras_private.trainer import (
 )
 
 __all__ = [
+    "BATCH_MOMENTS",
     "Draw",
     "NotDrawableError",
     "added_losses",

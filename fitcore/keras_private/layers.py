@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 
+BATCH_MOMENTS = "_moments"  # of BatchNormalization: (inputs, mask) -> (mean, variance). Why: not public (Keras >= 3.0).
+
 
 def all_layers(model: Any) -> list[Any]:
     """The model and every layer in it, however deep, each once; empty if it is no Keras layer.

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from keras import layers
 
+from fitcore.keras_private import BATCH_MOMENTS
 from fitcore.noise.calls import RULES, Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, Plain, Rows, wide
 
@@ -194,20 +195,15 @@ def _group_norm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
 def _batch_norm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     x, layer = wide(call.inputs), call.layer
     kept = _axes(layer.axis, x.shape.rank)
-    axes = [axis for axis in range(x.shape.rank) if axis not in kept]
-    mask = call.kwargs.get("mask")
-    if mask is None:
-        mean, variance = tf.nn.moments(x, axes, keepdims=True)
-    else:
-        mean, variance = tf.nn.weighted_moments(x, axes, tf.cast(mask, x.dtype)[..., None], keepdims=True)
+    # The layer's own moments: of the unmasked rows, and of all replicas' where it is `synchronized`.
+    _, moments = call.notes[BATCH_MOMENTS]
+    mean, variance = (tf.reshape(wide(m), [x.shape[a] if a in kept else 1 for a in range(x.shape.rank)]) for m in moments)
     x_hat = (x - mean) * tf.math.rsqrt(variance + layer.epsilon)
     return _scale_and_offset(x_hat, deltas[0], kept, "gamma", "beta")
 
 
 def _batch_norm_applies(call: Call) -> bool:
-    mask = call.kwargs.get("mask")
-    plain_mask = mask is None or (mask.shape.rank == call.inputs.shape.rank - 1 and call.layer.axis in (-1, mask.shape.rank))
-    return bool(call.kwargs.get("training")) and plain_mask and not getattr(call.layer, "renorm", False)
+    return BATCH_MOMENTS in call.notes and not getattr(call.layer, "renorm", False)
 
 
 NORM_TAPS = lambda call: [call.output]  # noqa: E731
@@ -228,6 +224,7 @@ add(
         ("gamma", "beta"),
         NORM_TAPS,
         _batch_norm,
+        watch=(BATCH_MOMENTS,),
         applies=_batch_norm_applies,
         label="exact, the batch's statistics taken as constants",
         whole_batch=True,
