@@ -4,7 +4,7 @@ Inside Keras's loop over time the deltas can't be reached without changing its o
 out, from the layer's own inputs, initial states and dropout masks; then the gradient at the layer's outputs is carried
 back through it. All that doesn't depend on the step before (input products, derivatives of activations) is computed for
 all times at once, derivatives from the activations' values; the loop back is one matrix product and a few multiplications
-per time. In a program of XLA's an LSTM's loop is written out (see keras_private/recurrent.py), and the tape gives its deltas.
+per time. In a program of XLA's an LSTM's loop is fitcore's own (lstm.py), and the deltas come of the gradient itself.
 
 Arrays are time-major here: [T, n, units].
 """
@@ -182,7 +182,7 @@ def _lstm_taps(call: Call) -> list[Any]:
     times = keras_private.lstm_times(call.notes["inner_loop"][1][0])
     if times is None:
         return _taps(call)
-    call.notes["before"] = times.before
+    call.notes |= {"before": times.before, "how": "exact"}
     return [times.tap]
 
 
