@@ -159,7 +159,7 @@ def recurrent(*body: keras.layers.Layer) -> Callable[[], keras.Model]:
     [
         recurrent(layers.LSTM(4, dropout=0.2)),
         recurrent(layers.Bidirectional(layers.LSTM(3, return_sequences=True)), layers.LSTM(2, "relu", use_bias=False)),
-        recurrent(layers.Dense(1), layers.LSTM(3, return_sequences=True, go_backwards=True), layers.LSTM(6)),
+        recurrent(layers.Dense(1, name="narrow"), layers.LSTM(3, return_sequences=True, go_backwards=True), layers.LSTM(6)),
     ],
 )
 def test_the_noise_of_an_lstm_takes_no_second_run(make: Callable[[], keras.Model], monkeypatch: pytest.MonkeyPatch) -> None:
