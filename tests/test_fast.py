@@ -159,6 +159,7 @@ def recurrent(*body: keras.layers.Layer) -> Callable[[], keras.Model]:
     [
         recurrent(layers.LSTM(4, dropout=0.2)),
         recurrent(layers.Bidirectional(layers.LSTM(3, return_sequences=True)), layers.LSTM(2, "relu", use_bias=False)),
+        recurrent(layers.Dense(1, name="narrow"), layers.LSTM(3, return_sequences=True, go_backwards=True), layers.LSTM(6)),
     ],
 )
 def test_the_noise_of_an_lstm_takes_no_second_run(make: Callable[[], keras.Model], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +170,7 @@ def test_the_noise_of_an_lstm_takes_no_second_run(make: Callable[[], keras.Model
 
     monkeypatch.setattr(recurrent_noise, "scan", run_once_more)
     _, fast = fitted(make, numbers(24, 5, 2), plan="xla", noise=True)
+    assert {how for path, how in fast.noise.how.items() if "lstm" in path} == {"LSTM: exact"}
     assert "noise/scale" in exact.steps
     for name, values in exact.steps.items():
         np.testing.assert_allclose(fast.steps[name], values, rtol=1e-3, atol=1e-6, err_msg=name)

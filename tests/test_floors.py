@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A package stands where its name does; on one floor no module imports another, but within a package
 # they may, as long as there is no circle.
 FLOORS = [
+    ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "noise"],
     ["optimizers", "blocks", "replicas"],
@@ -123,16 +124,16 @@ def test_no_import_points_up(house: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "says"),
     [
-        ("engine", "from fitcore.fitting import fit", "engine (floor 7) imports fitting (floor 14)"),
+        ("engine", "from fitcore.fitting import fit", "engine (floor 8) imports fitting (floor 15)"),
         ("engine", "def f():\n    from fitcore.step import Parts", "engine imports step inside a function"),
-        ("run", "import fitcore", "run (floor 8) imports __init__ (floor 17)"),
-        ("recording", "from fitcore.run import Run", "recording (floor 8) imports run (floor 8)"),
+        ("run", "import fitcore", "run (floor 9) imports __init__ (floor 18)"),
+        ("recording", "from fitcore.run import Run", "recording (floor 9) imports run (floor 9)"),
         (
             "data.order",
             "from fitcore.data.stream import Stream",
             "a circle: data.sources -> data.order -> data.stream -> data.sources",
         ),
-        ("data.order", "from fitcore import loop", "data.order (floor 1) imports loop (floor 10)"),
+        ("data.order", "from fitcore import loop", "data.order (floor 2) imports loop (floor 11)"),
     ],
 )
 def test_it_would_be_noticed(house: dict[str, str], module: str, line: str, says: str) -> None:

@@ -11,11 +11,12 @@ import keras
 import tensorflow as tf
 
 from fitcore.keras_private.layers import all_layers, replaced
+from fitcore.lstm import ELEMENTWISE, Times, Weights, lstm
 
 MOST_UNROLLED = 32  # times: tracing takes some 20 ms for each
 MOST_UNITS = 128  # of a cell: beyond, what is in the loop takes so long that the loop doesn't count
 
-_TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, times)
+_TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, Times)
 
 _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 
@@ -23,7 +24,8 @@ _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCel
 @contextlib.contextmanager
 def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
     """Within it, in a graph, each weight of a recurrent layer is read once, not at each time step; and, if `unroll`, the loop
-    over few times of a layer whose cell is Keras's LSTM, GRU or simple one is written out.
+    over few times of a layer whose cell is Keras's LSTM, GRU or simple one is written out; if not, for XLA, that of an LSTM is
+    fitcore's own.
 
     Read in the loop over time, a weight is one more thing that the backward pass keeps for each time step: XLA copies it so
     often. And outside XLA a loop costs about as much as what is in it. The values are the same, gradients included.
@@ -35,14 +37,12 @@ def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
     with contextlib.ExitStack() as changed:
         for layer in layers:
-            watched = "inner_loop" in vars(layer)  # by who measures the gradient noise
-            loop = functools.partial(_loop, layer, layer.inner_loop, unroll, watched)
+            loop = functools.partial(_loop, layer, layer.inner_loop, unroll)
             changed.enter_context(replaced(layer, "inner_loop", loop))
         yield
 
 
-def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, watched: bool, *args: Any, **kwargs: Any) -> Any:
-    times: list[tuple[Any, Any]] = []
+def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, *args: Any, **kwargs: Any) -> Any:
     values = [weight.value for weight in layer.trainable_weights]  # which a call doesn't change
     weights = [value for value in values if hasattr(value, "_cached_value")]
     with contextlib.ExitStack() as changed:
@@ -51,49 +51,53 @@ def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, watched: boo
         if unroll and len(weights) == len(values) and _can_be_unrolled(layer, **kwargs):
             changed.enter_context(replaced(layer, "unroll", True))
             changed.enter_context(replaced(layer.cell, "call", _as_in_a_loop(layer.cell.call, weights)))
-        elif not unroll and watched and _is_plain_lstm(layer) and _can_be_unrolled(layer, **kwargs):
-            times = changed.enter_context(_times_noted(layer))
-        result = inner_loop(*args, **kwargs)
-    if times:
-        last_output = result[0]
-        last_output.graph.add_to_collection(_TIMES, (last_output.name, times))
-    return result
+        elif not unroll and _is_plain_lstm(layer, **kwargs):
+            own = functools.partial(_lstm, layer)
+            if not hasattr(inner_loop, "method"):
+                return own(*args, **kwargs)
+            changed.enter_context(replaced(inner_loop, "method", own))  # of who notes the call to measure the gradient noise
+        return inner_loop(*args, **kwargs)
 
 
-def lstm_times(last_output: Any) -> list[tuple[Any, Any]]:
-    """Of an LSTM's loop that was written out for XLA while the layer was watched, by the loop's result: for each time the
-    state before it, [n, units], and what its gates' activations were given, four tensors like it. Empty if there is none."""
+def lstm_times(last_output: Any) -> Times | None:
+    """Of an LSTM's loop that was fitcore's own, by the loop's result, what it left; None if it was Keras's."""
     found = [times for name, times in last_output.graph.get_collection(_TIMES) if name == last_output.name]
-    return found[-1] if found else []
+    return found[-1] if found else None
 
 
-def _is_plain_lstm(layer: Any) -> bool:
-    return type(layer.cell) is keras.layers.LSTMCell and layer.cell.implementation == 2
+def _is_plain_lstm(layer: Any, sequences: Any = None, mask: Any = None, **_: Any) -> bool:
+    """Whether it can be fitcore's own. On a GPU Keras may take cuDNN's kernels."""
+    cell = layer.cell
+    return (
+        type(cell) is keras.layers.LSTMCell
+        and cell.implementation == 2
+        and cell.activation in ELEMENTWISE
+        and cell.recurrent_activation in ELEMENTWISE
+        and not (tf.executing_eagerly() or layer.unroll)
+        and mask is None
+        and tf.is_tensor(sequences)
+        and None not in sequences.shape[1:]
+        and not tf.config.list_logical_devices("GPU")
+    )
 
 
-@contextlib.contextmanager
-def _times_noted(layer: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """While the loop is traced inside it is written out, and appends to the list at each time.
+def _lstm(layer: Any, sequences: Any, initial_state: Any, training: Any = False, **_: Any) -> tuple[Any, Any, list[Any]]:
+    """What the layer's inner loop gives.
 
-    Why: nothing public is called with the sums that go into the gates (Keras >= 3.5).
+    Why: the loop asks the cell for each time; it draws one dropout mask for all, before (Keras >= 3.5).
     """
-    cell, times, states_before = layer.cell, [], []
-    call, compute = cell.call, cell._compute_carry_and_output_fused
-
-    def noting_states(inputs: Any, states: Any, **kwargs: Any) -> Any:
-        states_before.append(states[0])
-        return call(inputs, states, **kwargs)
-
-    def noting_gates(gates: Any, carry: Any) -> Any:
-        times.append((states_before[-1], list(gates)))
-        return compute(gates, carry)
-
-    with (
-        replaced(layer, "unroll", True),
-        replaced(cell, "call", noting_states),
-        replaced(cell, "_compute_carry_and_output_fused", noting_gates),
-    ):
-        yield times
+    cell = layer.cell
+    x = tf.cast(sequences, cell.compute_dtype)
+    if training and 0 < cell.dropout < 1:
+        x *= cell.get_dropout_mask(x[:, 0])[:, None]
+    if layer.go_backwards:
+        x = tf.reverse(x, [1])
+    given = (cell.kernel, cell.recurrent_kernel, cell.bias)
+    weights = Weights(*(None if weight is None else tf.cast(weight, x.dtype) for weight in given))
+    state, carry = (tf.cast(each, x.dtype) for each in initial_state)
+    times = lstm(x, state, carry, weights, cell.activation, cell.recurrent_activation, layer.return_sequences)
+    times.last.graph.add_to_collection(_TIMES, (times.last.name, times))
+    return times.last, times.outputs, [times.last, times.carry]
 
 
 def _can_be_unrolled(layer: Any, sequences: Any = None, mask: Any = None, **_: Any) -> bool:

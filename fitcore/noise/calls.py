@@ -22,6 +22,7 @@ class Call:
       args, kwargs: what `layer.call` was given.
       output: what it returned.
       notes: by attribute name, the (arguments, result) of a method that a rule wants watched: "activation", "inner_loop".
+        A rule's `taps` may add what its `factors` need, and as "how" a label for this call.
       first_op, last_op: the range of the graph's ops that were made during the call.
       parent: the call during which this one was made.
       adds_loss: whether the layer called `add_loss`.

@@ -27,7 +27,9 @@ class Source:
 
     def describe(self) -> str:
         kind = type(self.call.layer).__name__
-        return f"{kind}: vectorized fallback" if self.rule is None else f"{kind}: {self.rule.label}"
+        if self.rule is None:
+            return f"{kind}: vectorized fallback"
+        return f"{kind}: {self.call.notes.get('how', self.rule.label)}"
 
 
 @dataclass(frozen=True)

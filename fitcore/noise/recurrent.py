@@ -4,7 +4,7 @@ Inside Keras's loop over time the deltas can't be reached without changing its o
 out, from the layer's own inputs, initial states and dropout masks; then the gradient at the layer's outputs is carried
 back through it. All that doesn't depend on the step before (input products, derivatives of activations) is computed for
 all times at once, derivatives from the activations' values; the loop back is one matrix product and a few multiplications
-per time. In a program of XLA's an LSTM's loop is written out (see keras_private/recurrent.py), and the tape gives its deltas.
+per time. In a program of XLA's an LSTM's loop is fitcore's own (lstm.py), and the deltas come of the gradient itself.
 
 Arrays are time-major here: [T, n, units].
 """
@@ -19,11 +19,11 @@ import tensorflow as tf
 from keras import layers
 
 from fitcore import keras_private
+from fitcore.lstm import ELEMENTWISE, apply, times_slope
 from fitcore.noise.calls import Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, wide
 from fitcore.noise.rules import add
 
-ELEMENTWISE = (keras.activations.tanh, keras.activations.sigmoid, keras.activations.relu, keras.activations.linear)
 MOST_UNROLLED = 64  # times; longer loops are `tf.while_loop`s, whose every iteration costs some 20 µs more
 
 Tensors = list[tf.Tensor]
@@ -60,23 +60,6 @@ def scan(
     )
     _, _, arrays = tf.while_loop(lambda i, *_: i < length, body, (tf.constant(0), states, arrays), shapes)
     return [array.stack() for array in arrays]
-
-
-def _apply(function: Any, z: tf.Tensor) -> tf.Tensor:
-    """f(z) of one of `ELEMENTWISE`."""
-    if function is keras.activations.sigmoid:
-        return 0.5 * tf.tanh(0.5 * z) + 0.5  # TensorFlow's own takes longer on a CPU
-    y: tf.Tensor = function(z)
-    return y
-
-
-def _back(function: Any, y: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-    """dy f'(z), of one of `ELEMENTWISE`, from y = f(z): one op."""
-    if function is keras.activations.tanh:
-        return tf.raw_ops.TanhGrad(y=y, dy=dy)
-    if function is keras.activations.sigmoid:
-        return tf.raw_ops.SigmoidGrad(y=y, dy=dy)
-    return tf.raw_ops.ReluGrad(gradients=dy, features=y) if function is keras.activations.relu else dy
 
 
 class _Pass:
@@ -193,28 +176,20 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any,
 
 
 def _lstm_taps(call: Call) -> list[Any]:
-    """What each time's gates were given, if the loop was written out so that it can be had; else as other layers' taps."""
+    """What all times' gates were given, if the loop is fitcore's own; else as other layers' taps."""
     if "inner_loop" not in call.notes:
         return []
     times = keras_private.lstm_times(call.notes["inner_loop"][1][0])
-    if not times:
+    if times is None:
         return _taps(call)
-    call.notes["times"] = [state for state, _ in times]
-    return [gate for _, gates in times for gate in gates]
-
-
-def _lstm_from_times(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
-    """The gates' deltas are at hand: nothing is run once more."""
-    run, states = _Pass(call, ()), [wide(state) for state in call.notes["times"]]
-    zero = tf.zeros_like(states[0])
-    gates = [zero if delta is None else wide(delta) for delta in deltas]
-    d = tf.stack([tf.concat(gates[i : i + 4], axis=1) for i in range(0, len(gates), 4)])
-    return run.factors(tf.stack(states), d)
+    call.notes |= {"before": times.before, "how": "exact"}
+    return [times.tap]
 
 
 def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
-    if "times" in call.notes:
-        return _lstm_from_times(call, deltas)
+    if "before" in call.notes:  # the deltas are at hand: nothing is run once more
+        h, d = (tf.transpose(wide(each), [1, 0, 2]) for each in (call.notes["before"], deltas[0]))
+        return _Pass(call, ()).factors(h, d)
     run = _Pass(call, deltas)
     cell, u = run.cell, run.recurrent
     act, gate = cell.activation, cell.recurrent_activation
@@ -222,9 +197,9 @@ def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, Tensors]:
         h, c = states
         zi, zf, zg, zo = tf.split(xw + tf.matmul(h, u), 4, axis=1)
-        i, f, g, o = _apply(gate, zi), _apply(gate, zf), _apply(act, zg), _apply(gate, zo)
+        i, f, g, o = apply(gate, zi), apply(gate, zf), apply(act, zg), apply(gate, zo)
         c = f * c + i * g
-        y = _apply(act, c)
+        y = apply(act, c)
         return [o * y, c], [i, f, g, o, y]
 
     h, c, i, f, g, o, y = run.forward(step, run.project(run.bias))
@@ -235,8 +210,8 @@ def _lstm(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
         delta = tf.concat([dc * by_input, dc * by_forget, dc * by_new, dh * by_output], axis=1)
         return [tf.matmul(delta, u, transpose_b=True), dc * f], [delta]
 
-    by_gate = [_back(gate, i, g), _back(gate, f, c), _back(act, g, i), _back(gate, o, y)]
-    (d,) = run.backward(back, [_back(act, y, o), *by_gate, f])
+    by_gate = [times_slope(gate, i, g), times_slope(gate, f, c), times_slope(act, g, i), times_slope(gate, o, y)]
+    (d,) = run.backward(back, [times_slope(act, y, o), *by_gate, f])
     return run.factors(h, d)
 
 
@@ -250,8 +225,8 @@ def _gru(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
         (h,) = states
         xz, xr, xh = tf.split(xw, 3, axis=1)
         rz, rr, rh = tf.split(tf.matmul(h, u) + bias_rec, 3, axis=1)
-        z, r = _apply(gate, xz + rz), _apply(gate, xr + rr)
-        new = _apply(act, xh + r * rh)
+        z, r = apply(gate, xz + rz), apply(gate, xr + rr)
+        new = apply(act, xh + r * rh)
         return [z * h + (1 - z) * new], [z, r, new, rh]
 
     h, z, r, new, rh = run.forward(step, run.project(bias_in))
@@ -261,8 +236,8 @@ def _gru(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
         delta = tf.concat([dh * by_update, dh * by_reset, dh * by_product], axis=1)
         return [dh * z + tf.matmul(delta, u, transpose_b=True)], [delta, dh]
 
-    by_new = _back(act, new, 1 - z)
-    d_recurrent, dh = run.backward(back, [_back(gate, z, h - new), _back(gate, r, by_new * rh), by_new * r, z])
+    by_new = times_slope(act, new, 1 - z)
+    d_recurrent, dh = run.backward(back, [times_slope(gate, z, h - new), times_slope(gate, r, by_new * rh), by_new * r, z])
     d = tf.concat([d_recurrent[..., : 2 * cell.units], dh * by_new], axis=2)
     return run.factors(h, d, d_recurrent)
 
@@ -272,13 +247,13 @@ def _simple(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     cell, u = run.cell, run.recurrent
 
     def step(states: Tensors, xw: tf.Tensor) -> tuple[Tensors, Tensors]:
-        y = _apply(cell.activation, xw + tf.matmul(run.dropped(states[0]), u))
+        y = apply(cell.activation, xw + tf.matmul(run.dropped(states[0]), u))
         return [y], [y]
 
     h, y = run.forward(step, run.project(run.bias))
 
     def back(ends: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-        delta = _back(cell.activation, xs[0], ends[0])
+        delta = times_slope(cell.activation, xs[0], ends[0])
         return [run.dropped(tf.matmul(delta, u, transpose_b=True))], [delta]
 
     (d,) = run.backward(back, [y])
