@@ -31,6 +31,7 @@ from fitcore.engine import Engine
 from fitcore.run import Run
 
 PLANS = ("auto", "graph", "xla")
+PROGRAMS = 2  # how the forms' programs are made: what was measured of others counts no longer
 STEPS, ROUNDS = 16, 3  # of each form, when measuring
 CALL_SECONDS, MOST_STEPS = 0.02, 1024  # more steps of those so short that a call's own cost would count, up to so many
 HOPELESS, SLOW = 3.0, 0.005  # times slower than the other form in its first steps, and seconds per step: no more are made
@@ -122,6 +123,7 @@ def expected(engine: Engine, source: Source | None, record: Any, rules: Any, pla
 def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:
     """What the speed of a step depends on, as one word that is the same in another process."""
     what = {
+        "programs": PROGRAMS,
         "model": of_model(engine.model),
         "optimizer": of_optimizer(engine.parts.optimizer),
         "weights": [list(variable.shape) for variable in engine.parts.trainable()],

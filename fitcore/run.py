@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.engine import Engine
 from fitcore.hooks import Fit, Hook, LoopRule, Rules, StoppingRule, View, name_of
@@ -199,7 +200,7 @@ class Run:
         )
 
     def variables(self) -> Iterator[tuple[str, Any]]:
-        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics.
+        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics, RNNs' states.
 
         Under a strategy a variable may have a copy on each replica, each with a name of its own.
         """
@@ -208,6 +209,7 @@ class Run:
             "model": model.variables,
             "optimizer": getattr(optimizer, "variables", ()),
             "metrics": [variable for metric in self.engine.parts.metrics() for variable in metric.variables],
+            "states": _states_kept(model),
         }
         known: set[int] = set()
         for group, variables in groups.items():
@@ -282,3 +284,10 @@ class Run:
 
     def _end_hook(self, i: int) -> None:
         self.hooks[i].end(self.view(i, {}))
+
+
+def _states_kept(model: Any) -> list[keras.Variable]:
+    """Those of stateful RNNs, which one batch leaves to the next. They are none of Keras's `model.variables`."""
+    stateful = [layer for layer in keras_private.all_layers(model) if getattr(layer, "stateful", False)]
+    states = keras.tree.flatten([getattr(layer, "states", None) for layer in stateful])
+    return [state for state in states if isinstance(state, keras.Variable)]

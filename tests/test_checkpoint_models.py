@@ -122,6 +122,14 @@ MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
+def stateful() -> keras.Model:
+    """Its layer goes on from batch to batch, and from epoch to epoch."""
+    body = [layers.Reshape((3, 1)), layers.GRU(4, stateful=True), layers.Dense(1)]
+    model = keras.Sequential([keras.Input(batch_shape=(4, 3)), *body])
+    model.compile("adam", "mse")
+    return model
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model(name: str, tmp_path: Path) -> None:
     make_model, arguments = MODELS[name]
@@ -141,9 +149,14 @@ def unbuilt() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("make", [unbuilt, noisy], ids=["unbuilt", "built"])
+@pytest.mark.parametrize("make", [unbuilt, noisy])
 def test_a_model_new_in_each_process(make: Callable[[], keras.Model], tmp_path: Path) -> None:
     assert_survives(Case(lambda folder: arrays(model=make(), epochs=2), tmp_path, fresh=True), [3, EPOCH + 1])
+
+
+def test_the_states_of_a_stateful_layer(tmp_path: Path) -> None:
+    x, y = data(20)  # its batches are all of one size
+    assert_survives(Case(lambda folder: arrays(model=stateful(), x=x, y=y, epochs=2), tmp_path, fresh=True), [3, 6])
 
 
 # --- hooks ----------------------------------------------------------------------------------------------------------------

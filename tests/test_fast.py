@@ -22,8 +22,8 @@ from fitcore.noise import recurrent as recurrent_noise
 OPT = keras.optimizers
 
 
-def sequential(body: list[Any], shape: tuple[int, ...], optimizer: Any, loss: str = "mse", dtype: Any = None) -> keras.Model:
-    model = keras.Sequential([keras.Input(shape, dtype=dtype), *body])
+def sequential(body: list[Any], shape: tuple[int, ...], optimizer: Any, loss: str = "mse", **of_input: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input(shape, **of_input), *body])
     model.compile(optimizer, loss, metrics=["mae"])
     return model
 
@@ -59,6 +59,10 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
     "recurrent": (
         lambda: sequential([layers.LSTM(4, dropout=0.2), layers.Dense(1)], (5, 2), OPT.RMSprop(0.01)),
         numbers(22, 5, 2),
+    ),
+    "recurrent, going on from batch to batch": (
+        lambda: sequential([layers.LSTM(4, stateful=True), layers.Dense(1)], (5, 2), OPT.Adam(0.01), batch_size=4),
+        numbers(20, 5, 2),
     ),
     "embedding, averaged": (
         lambda: of_words(OPT.AdamW(0.01, use_ema=True, gradient_accumulation_steps=2)),
