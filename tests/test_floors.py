@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "noise"],
-    ["optimizers", "blocks", "replicas"],
+    ["optimizers", "blocks", "convolutions", "replicas"],
     ["step", "program"],
     ["hooks", "parts"],
     ["schedules"],
