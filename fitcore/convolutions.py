@@ -19,6 +19,7 @@ from fitcore import keras_private
 from fitcore.noise.convolutions import per_dim, shifted
 
 PATCH_BYTES = 32 << 20  # of a layer's patches at most: they are kept for the backward pass
+SIDE_BY_SIDE, FEW = 4 << 20, 64  # bytes, and values in a patch: beyond both, a product for each row of the kernel is faster
 MOST_IN_WINDOW = 16  # values whose maximum is taken one by one
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -47,11 +48,15 @@ def _convolved(layer: Any, otherwise: Callable[..., Any], inputs: Any, kernel: A
     if out is None or layer.groups != 1 or weights.dtype != inputs.dtype:
         return otherwise(inputs, kernel)
     width, filters = math.prod(weights.shape[:-1]), weights.shape[-1]
-    if inputs.shape[0] * math.prod(out) * width * inputs.dtype.size > PATCH_BYTES:
+    patches = inputs.shape[0] * math.prod(out) * width * inputs.dtype.size
+    if patches > PATCH_BYTES:
         return otherwise(inputs, kernel)
     seen = shifted(inputs, out, size, strides, dilation, layer.padding)
-    patches = tf.reshape(tf.concat(seen, axis=-1), [-1, width])
-    return tf.reshape(tf.matmul(patches, tf.reshape(weights, [width, filters])), [-1, *out, filters])
+    rows = size[0] if patches > SIDE_BY_SIDE and width > FEW else 1  # how many products
+    parts = [seen[i : i + len(seen) // rows] for i in range(0, len(seen), len(seen) // rows)]
+    kernels = tf.split(tf.reshape(weights, [width, filters]), rows)
+    products = [tf.matmul(tf.reshape(tf.concat(part, axis=-1), [-1, width // rows]), k) for part, k in zip(parts, kernels)]
+    return tf.reshape(products[0] if rows == 1 else tf.add_n(products), [-1, *out, filters])
 
 
 def _pooled(layer: Any, otherwise: Callable[..., Any], inputs: Any) -> Any:
