@@ -16,10 +16,9 @@ import tensorflow as tf
 from keras import layers
 
 from fitcore import keras_private
-from fitcore.noise.convolutions import per_dim, shifted
+from fitcore.noise.convolutions import patches, per_dim, shifted
 
 PATCH_BYTES = 32 << 20  # of a layer's patches at most: they are kept for the backward pass
-SIDE_BY_SIDE, FEW = 4 << 20, 64  # bytes, and values in a patch: beyond both, a product for each row of the kernel is faster
 MOST_IN_WINDOW = 16  # values whose maximum is taken one by one
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -48,15 +47,31 @@ def _convolved(layer: Any, otherwise: Callable[..., Any], inputs: Any, kernel: A
     if out is None or layer.groups != 1 or weights.dtype != inputs.dtype:
         return otherwise(inputs, kernel)
     width, filters = math.prod(weights.shape[:-1]), weights.shape[-1]
-    patches = inputs.shape[0] * math.prod(out) * width * inputs.dtype.size
-    if patches > PATCH_BYTES:
+    if inputs.shape[0] * math.prod(out) * width * inputs.dtype.size > PATCH_BYTES:
         return otherwise(inputs, kernel)
-    seen = shifted(inputs, out, size, strides, dilation, layer.padding)
-    rows = size[0] if patches > SIDE_BY_SIDE and width > FEW else 1  # how many products
-    parts = [seen[i : i + len(seen) // rows] for i in range(0, len(seen), len(seen) // rows)]
-    kernels = tf.split(tf.reshape(weights, [width, filters]), rows)
-    products = [tf.matmul(tf.reshape(tf.concat(part, axis=-1), [-1, width // rows]), k) for part, k in zip(parts, kernels)]
-    return tf.reshape(products[0] if rows == 1 else tf.add_n(products), [-1, *out, filters])
+    parts = patches(shifted(inputs, out, size, strides, dilation, layer.padding), size[0])
+    measured = "call" in vars(layer)  # by who watches the gradient noise
+    cheap = math.prod(out) * (width + filters) >= width * filters  # else it does without products for each example
+    fits = inputs.shape[0] * width * filters * inputs.dtype.size <= PATCH_BYTES
+    product = _by_example if measured and cheap and fits else _at_once
+    products = [product(part, each) for part, each in zip(parts, tf.split(tf.reshape(weights, [width, filters]), len(parts)))]
+    return tf.reshape(products[0] if len(parts) == 1 else tf.add_n(products), [-1, *out, filters])
+
+
+def _at_once(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """[n, positions, width] times [width, filters], without the batch's dimension."""
+    return tf.matmul(tf.reshape(seen, [-1, seen.shape[-1]]), kernel)
+
+
+@tf.custom_gradient
+def _by_example(seen: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+    """The same, with the kernel's gradient as the sum of each example's: XLA makes these once for it and for the noise."""
+
+    def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        each = tf.matmul(seen, tf.reshape(above, [*seen.shape[:2], -1]), transpose_a=True)
+        return tf.reshape(tf.matmul(above, kernel, transpose_b=True), seen.shape), tf.reduce_sum(each, axis=0)
+
+    return _at_once(seen, kernel), gradients
 
 
 def _pooled(layer: Any, otherwise: Callable[..., Any], inputs: Any) -> Any:

@@ -17,7 +17,9 @@ from keras import layers
 from fitcore.noise.calls import Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, wide
 from fitcore.noise.rules import add, over_positions
+from fitcore.tracing import for_xla
 
+SIDE_BY_SIDE = 4 << 20  # bytes of patches: beyond, XLA takes a product for each row of the kernel
 FEW_CHANNELS = 64  # up to so many values per patch the shifted slices are put side by side: one large product beats many small
 
 
@@ -74,6 +76,14 @@ def shifted(
     return slices
 
 
+def patches(seen: Sequence[tf.Tensor], rows: int) -> list[tf.Tensor]:
+    """What `shifted` gives, of known shape, as few matrices [n, P, width]: one, or one for each of the kernel's `rows`."""
+    values = sum(each.shape.num_elements() for each in seen)
+    many = values * seen[0].dtype.size > SIDE_BY_SIDE and len(seen) * seen[0].shape[-1] > FEW_CHANNELS
+    each = len(seen) // rows if many else len(seen)
+    return [_positions(tf.concat(seen[start : start + each], axis=-1)) for start in range(0, len(seen), each)]
+
+
 def _seen(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
     """What each position of the layer's kernel sees of its inputs x, where its outputs have the gradient d."""
     dims = x.shape.rank - 2
@@ -105,9 +115,11 @@ def _conv(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     slices = _seen(x, d, layer)
     factor: Factor
     if layer.groups == 1:
-        if len(slices) * shape[-2] <= FEW_CHANNELS:
-            patches = tf.concat([_upright(s) for s in slices], axis=1)
-            factor = Outer([patches], _positions(d), shape, upright=True)
+        if for_xla.get() and all(each.shape.is_fully_defined() for each in slices):  # as the layer's output was computed
+            factor = Outer(patches(slices, shape[0]), _positions(d), shape)
+        elif len(slices) * shape[-2] <= FEW_CHANNELS:
+            upright = tf.concat([_upright(s) for s in slices], axis=1)
+            factor = Outer([upright], _positions(d), shape, upright=True)
         else:
             factor = Outer([_positions(s) for s in slices], _positions(d), shape)
     else:
