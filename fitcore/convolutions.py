@@ -63,15 +63,18 @@ def _at_once(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.reshape(seen, [-1, seen.shape[-1]]), kernel)
 
 
-@tf.custom_gradient
-def _by_example(seen: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+def _by_example(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """The same, with the kernel's gradient as the sum of each example's: XLA makes these once for it and for the noise."""
 
-    def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        each = tf.matmul(seen, tf.reshape(above, [*seen.shape[:2], -1]), transpose_a=True)
-        return tf.reshape(tf.matmul(above, kernel, transpose_b=True), seen.shape), tf.reduce_sum(each, axis=0)
+    def computed(seen: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        def gradients(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            each = tf.matmul(seen, tf.reshape(above, [*seen.shape[:2], -1]), transpose_a=True)
+            return tf.reshape(tf.matmul(above, kernel, transpose_b=True), seen.shape), tf.reduce_sum(each, axis=0)
 
-    return _at_once(seen, kernel), gradients
+        return _at_once(seen, kernel), gradients
+
+    product: tf.Tensor = tf.custom_gradient(computed)(seen, kernel)
+    return product
 
 
 def _pooled(layer: Any, otherwise: Callable[..., Any], inputs: Any) -> Any:

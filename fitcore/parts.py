@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.step import Optimizer, Parts, check_logs
 from fitcore.convolutions import by_products
+from fitcore.step import Optimizer, Parts, check_logs
 from fitcore.tracing import for_xla
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one

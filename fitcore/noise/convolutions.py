@@ -88,8 +88,8 @@ def _seen(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
     """What each position of the layer's kernel sees of its inputs x, where its outputs have the gradient d."""
     dims = x.shape.rank - 2
     out = [d.shape[1 + i] or tf.shape(d)[1 + i] for i in range(dims)]
-    sizes = (per_dim(value, dims) for value in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    return shifted(x, out, *sizes, layer.padding)
+    size, strides, dilation = (per_dim(value, dims) for value in (layer.kernel_size, layer.strides, layer.dilation_rate))
+    return shifted(x, out, size, strides, dilation, layer.padding)
 
 
 def _positions(tensor: tf.Tensor) -> tf.Tensor:
