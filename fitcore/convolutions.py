@@ -21,7 +21,7 @@ from fitcore.noise.convolutions import patches, per_dim, shifted
 PATCH_BYTES = 32 << 20  # of a layer's patches at most: they are kept for the backward pass
 MOST_IN_WINDOW = 16  # values whose maximum is taken one by one
 
-_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_CONVOLUTIONS = (layers.Conv2D, layers.Conv3D)  # Conv1D has no part that is its convolution alone
 _POOLINGS = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 
 
