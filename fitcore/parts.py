@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.convolutions import by_products
 from fitcore.step import Optimizer, Parts, check_logs
 from fitcore.tracing import for_xla
 
@@ -80,8 +81,11 @@ def compiled_parts(model: keras.Model) -> Parts:
 
 def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[Any, bool], Any]:
     def forward(x: Any, training: bool) -> Any:
-        # Compiled by XLA the step must be Keras's to the letter.
-        with contextlib.nullcontext() if jit_compile else keras_private.lean_recurrence(model, unroll=not for_xla.get()):
+        with contextlib.ExitStack() as changed:
+            if not jit_compile:  # else the step must be Keras's to the letter
+                changed.enter_context(keras_private.lean_recurrence(model, unroll=not for_xla.get()))
+                if for_xla.get():
+                    changed.enter_context(by_products(model))
             return model(x, training=training) if with_training else model(x)
 
     return forward

@@ -3,9 +3,10 @@
     graph   TensorFlow's kernels, as numerics="exact" has them, but for the optimizer's (optimizers/fused.py)
     xla     blocks of steps, each one XLA program (blocks.py)
 
-XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but its
-convolutions on a CPU are ten times slower. For a model between the two nobody can tell beforehand, so both train for a few
-dozen steps; then every variable and random generator is put back as it was. What was found is kept in `cache_file()`.
+XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but what
+convolutions.py leaves to it of convolutions on a CPU is ten times slower. For a model between the two nobody can tell
+beforehand, so both train for a few dozen steps; then every variable and random generator is put back as it was. What was
+found is kept in `cache_file()`.
 """
 
 from __future__ import annotations

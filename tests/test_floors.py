@@ -16,7 +16,7 @@ FLOORS = [
     ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "noise"],
-    ["optimizers", "blocks", "replicas"],
+    ["optimizers", "blocks", "convolutions", "replicas"],
     ["step", "program"],
     ["hooks", "parts"],
     ["schedules"],

@@ -42,6 +42,7 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     own_weights,
+    replaced,
 )
 from fitcore.keras_private.optimizers import (
     count_step,
@@ -144,6 +145,7 @@ __all__ = [
     "py_dataset_order",
     "pythonify",
     "registered_kernels",
+    "replaced",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",

@@ -17,7 +17,9 @@ from keras import layers
 from fitcore.noise.calls import Call, Rule
 from fitcore.noise.factors import Each, Factor, Outer, wide
 from fitcore.noise.rules import add, over_positions
+from fitcore.tracing import for_xla
 
+SIDE_BY_SIDE = 4 << 20  # bytes of patches: beyond, XLA takes a product for each row of the kernel
 FEW_CHANNELS = 64  # up to so many values per patch the shifted slices are put side by side: one large product beats many small
 
 
@@ -30,26 +32,41 @@ def channels_last(tensor: tf.Tensor, layer: Any) -> tf.Tensor:
     return tf.transpose(tensor, [0, *range(2, rank), 1])
 
 
-def _per_dim(value: Any, dims: int) -> tuple[int, ...]:
+def per_dim(value: Any, dims: int) -> tuple[int, ...]:
+    """One value for each dimension, as layers take them."""
     return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
-def shifted(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
-    """What each kernel position sees of x [n, *space, c]: [n, *space of d, c], in the order of the kernel's rows."""
+def shifted(
+    x: tf.Tensor,
+    out: Sequence[Any],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    padding: str,
+    fill: float = 0.0,
+) -> list[tf.Tensor]:
+    """What each kernel position sees of x [n, *space, c]: [n, *out, c], in the order of the kernel's rows.
+
+    Args:
+      x: the inputs.
+      out: how far the outputs reach in each dimension: ints or tensors.
+      kernel, strides, dilation: in each dimension.
+      padding: "valid", "same" or "causal".
+      fill: what is padded with.
+    """
     dims = x.shape.rank - 2
-    kernel, strides, dilation = (_per_dim(v, dims) for v in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    out = [d.shape[1 + i] or tf.shape(d)[1 + i] for i in range(dims)]
-    if layer.padding != "valid":
+    if padding != "valid":
         pads: list[Any] = [[0, 0]]
         for i in range(dims):
             size = x.shape[1 + i] or tf.shape(x)[1 + i]
-            if layer.padding == "causal":
+            if padding == "causal":
                 pads.append([dilation[i] * (kernel[i] - 1), 0])
             else:
                 needed = (out[i] - 1) * strides[i] + (kernel[i] - 1) * dilation[i] + 1 - size
                 total = max(needed, 0) if isinstance(needed, int) else tf.maximum(needed, 0)
                 pads.append([total // 2, total - total // 2])
-        x = tf.pad(x, [*pads, [0, 0]])
+        x = tf.pad(x, [*pads, [0, 0]], constant_values=fill)
     slices = []
     for position in itertools.product(*map(range, kernel)):
         starts = [k * step for k, step in zip(position, dilation)]
@@ -57,6 +74,22 @@ def shifted(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
         index = (slice(None), *cut)
         slices.append(x[index])
     return slices
+
+
+def patches(seen: Sequence[tf.Tensor], rows: int) -> list[tf.Tensor]:
+    """What `shifted` gives, of known shape, as few matrices [n, P, width]: one, or one for each of the kernel's `rows`."""
+    values = sum(each.shape.num_elements() for each in seen)
+    many = values * seen[0].dtype.size > SIDE_BY_SIDE and len(seen) * seen[0].shape[-1] > FEW_CHANNELS
+    each = len(seen) // rows if many else len(seen)
+    return [_positions(tf.concat(seen[start : start + each], axis=-1)) for start in range(0, len(seen), each)]
+
+
+def _seen(x: tf.Tensor, d: tf.Tensor, layer: Any) -> list[tf.Tensor]:
+    """What each position of the layer's kernel sees of its inputs x, where its outputs have the gradient d."""
+    dims = x.shape.rank - 2
+    out = [d.shape[1 + i] or tf.shape(d)[1 + i] for i in range(dims)]
+    size, strides, dilation = (per_dim(value, dims) for value in (layer.kernel_size, layer.strides, layer.dilation_rate))
+    return shifted(x, out, size, strides, dilation, layer.padding)
 
 
 def _positions(tensor: tf.Tensor) -> tf.Tensor:
@@ -79,12 +112,14 @@ def _conv(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     layer = call.layer
     x, d = channels_last(call.inputs, layer), channels_last(deltas[0], layer)
     shape = tuple(layer.kernel.shape)
-    slices = shifted(x, d, layer)
+    slices = _seen(x, d, layer)
     factor: Factor
     if layer.groups == 1:
-        if len(slices) * shape[-2] <= FEW_CHANNELS:
-            patches = tf.concat([_upright(s) for s in slices], axis=1)
-            factor = Outer([patches], _positions(d), shape, upright=True)
+        if for_xla.get() and all(each.shape.is_fully_defined() for each in slices):  # as the layer's output was computed
+            factor = Outer(patches(slices, shape[0]), _positions(d), shape)
+        elif len(slices) * shape[-2] <= FEW_CHANNELS:
+            upright = tf.concat([_upright(s) for s in slices], axis=1)
+            factor = Outer([upright], _positions(d), shape, upright=True)
         else:
             factor = Outer([_positions(s) for s in slices], _positions(d), shape)
     else:
@@ -135,7 +170,7 @@ def _depthwise_kernel(slices: list[tf.Tensor], d: tf.Tensor, shape: tuple[int, .
 def _depthwise(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     layer = call.layer
     x, d = channels_last(call.inputs, layer), channels_last(deltas[0], layer)
-    kernel = _depthwise_kernel(shifted(x, d, layer), d, tuple(layer.kernel.shape))
+    kernel = _depthwise_kernel(_seen(x, d, layer), d, tuple(layer.kernel.shape))
     return {"kernel": kernel, "bias": Each.of(over_positions(d, [d.shape.rank - 1]))}
 
 
@@ -155,7 +190,7 @@ def _separable(call: Call, deltas: Sequence[Any]) -> dict[str, Factor]:
     d_middle = tf.tensordot(d, tf.reshape(pointwise, [p, q]), [[-1], [1]])
     d_middle.set_shape([*d.shape[:-1], p])
     return {
-        "depthwise_kernel": _depthwise_kernel(shifted(x, d, layer), d_middle, tuple(layer.depthwise_kernel.shape)),
+        "depthwise_kernel": _depthwise_kernel(_seen(x, d, layer), d_middle, tuple(layer.depthwise_kernel.shape)),
         "pointwise_kernel": Outer([_positions(middle)], _positions(d), tuple(layer.pointwise_kernel.shape)),
         "bias": Each.of(over_positions(d, [d.shape.rank - 1])),
     }
