@@ -3,10 +3,10 @@
     python -m benchmarks.fast_distance [--workload=mlp] [--steps=64] [--device=cpu] [--json=FILE]
 
 An exact training is followed for so many steps. At each, a model of the very same state (weights, optimizer, random seeds)
-takes that step by each plan of the fast tier; printed is the largest |u_fast - u_exact| / |u_exact|, with u the step's update of all weights. It
-must be less than STEP, or less than TIMES what `nudged` is: an exact step from weights that differ by one unit in the last
-place, up or down. That is how sharply float32 knows the update itself: behind a batch normalization of few values, or where
-Adam divides a gradient that is nothing but rounding by its own size, it is known to few digits.
+takes that step by each plan of the fast tier; printed is the largest |u_fast - u_exact| / |u_exact|, with u the step's update
+of all weights. It must be less than STEP, or less than TIMES what `nudged` is: an exact step from weights that differ by one
+unit in the last place, up or down. That is how sharply float32 knows the update itself: behind a batch normalization of few
+values, or where Adam divides a gradient that is nothing but rounding by its own size, it is known to few digits.
 
 Beside it stands how far whole trainings have parted after as many steps, in units of the way gone: as information, for two
 roundings of one training part as fast as the model lets them.
