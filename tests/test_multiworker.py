@@ -4,6 +4,7 @@ That the bits are Keras's is in benchmarks/parity/cluster.py."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import fitcore
 
 pytestmark = pytest.mark.slow
 
+KILLS = int(os.environ.get("KILLS", 3))  # 10 take some four minutes
 SAID_WITHIN = 1.0  # seconds after the kill, as `python -m fitcore.cluster --help` says
 ENDED_WITHIN = 7.0
 
@@ -75,12 +77,12 @@ def test_records_are_the_whole_batchs(tmp_path: Path) -> None:
             np.testing.assert_allclose(found[name], history.steps[name], rtol=1e-5)
 
 
-def test_a_worker_killed_ten_times(tmp_path: Path) -> None:
+def test_a_worker_killed_again_and_again(tmp_path: Path) -> None:
     """Each time it is said, in time; the job starts again, and ends in the bits of one that nobody disturbed."""
     calm = start("survives", tmp_path / "calm", "0")
     output, _ = calm.communicate(timeout=300)
     assert calm.returncode == 0, output
-    process = start("survives", tmp_path / "killed", "10", options=("--restarts=10",))
+    process = start("survives", tmp_path / "killed", str(KILLS), options=(f"--restarts={KILLS}",))
     said, again = [], []
     assert process.stdout is not None
     for line in process.stdout:
@@ -89,8 +91,8 @@ def test_a_worker_killed_ten_times(tmp_path: Path) -> None:
         elif "starting all 2 workers again" in line:
             again.append(time.time())
     assert process.wait() == 0
-    kills = [float((tmp_path / "killed" / f"kill-{i}").read_text()) for i in range(10)]
-    assert len(said) == len(again) == 10
+    kills = [float((tmp_path / "killed" / f"kill-{i}").read_text()) for i in range(KILLS)]
+    assert len(said) == len(again) == KILLS
     print("seconds from the kill to its message:", [round(a - b, 2) for a, b in zip(said, kills)])
     print("seconds from the kill to the end of all workers:", [round(a - b, 2) for a, b in zip(again, kills)])
     assert max(a - b for a, b in zip(said, kills)) < SAID_WITHIN

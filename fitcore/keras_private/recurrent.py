@@ -69,7 +69,8 @@ def _is_plain_lstm(layer: Any, sequences: Any = None, mask: Any = None, **_: Any
     """Whether it can be fitcore's own. On a GPU Keras may take cuDNN's kernels."""
     cell = layer.cell
     return (
-        type(cell) is keras.layers.LSTMCell
+        type(layer).inner_loop in (keras.layers.RNN.inner_loop, keras.layers.LSTM.inner_loop)
+        and type(cell) is keras.layers.LSTMCell
         and cell.implementation == 2
         and cell.activation in ELEMENTWISE
         and cell.recurrent_activation in ELEMENTWISE
