@@ -60,7 +60,7 @@ def way(model: keras.Model, how: str, x: Any, y: Any, batch: int) -> np.ndarray:
     if how == "nudged":
         nudge(model)
     start = weights(model)
-    arguments = {"numerics": "fast", "plan": how} if how in PLANS else {}
+    arguments: dict[str, Any] = {"numerics": "fast", "plan": how} if how in PLANS else {}
     fitcore.fit(model, x, y, batch_size=batch, shuffle=False, verbose=0, **arguments)
     return weights(model) - start
 
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     print(f"{about.line(chosen)}; distance from exact in one step, the largest of {FLAGS.steps}, and after all of them")
     names = " ".join(f"{how:>8s}" for how in WAYS)
     print(f"{'workload':17s} {names}          {names}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in FLAGS.workload or WORKLOADS:
         found = measure(WORKLOADS[name], FLAGS.steps)
         within = max(found["step"][plan] for plan in PLANS) < max(STEP, TIMES * found["step"]["nudged"])
