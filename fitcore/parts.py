@@ -83,7 +83,8 @@ def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[An
     def forward(x: Any, training: bool) -> Any:
         with contextlib.ExitStack() as changed:
             if not jit_compile:  # else the step must be Keras's to the letter
-                changed.enter_context(keras_private.lean_recurrence(model, unroll=not for_xla.get()))
+                alone = tf.distribute.get_strategy().num_replicas_in_sync == 1  # over replicas, written out has other bits
+                changed.enter_context(keras_private.lean_recurrence(model, alone and not for_xla.get(), for_xla.get()))
                 if for_xla.get():
                     changed.enter_context(by_products(model))
             return model(x, training=training) if with_training else model(x)

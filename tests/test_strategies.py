@@ -211,6 +211,22 @@ def test_an_engine_of_parts_is_refused_under_a_strategy() -> None:
         fitcore.fit(engine, x, y, verbose=0)
 
 
+@pytest.mark.slow
+def test_a_recurrent_layer() -> None:
+    """Its loop must not be written out here, as it is on one device: a small one would have the same bits even so."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(320, 20, 1)).astype("float32"), random.normal(size=(320, 1)).astype("float32")
+    states = []
+    for fit in (keras.Model.fit, fitcore.fit):
+        keras.utils.set_random_seed(1)
+        with mirrored().scope():
+            model = keras.Sequential([keras.Input((20, 1)), keras.layers.LSTM(50), keras.layers.Dense(1)])
+            model.compile("adam", "mse")
+        fit(model, x, y, batch_size=32, verbose=0)
+        states.append(list(state(model).values()))
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -22,9 +22,9 @@ _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCel
 
 
 @contextlib.contextmanager
-def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
+def lean_recurrence(model: Any, unroll: bool, by_xla: bool) -> Iterator[None]:
     """Within it, in a graph, each weight of a recurrent layer is read once, not at each time step; and, if `unroll`, the loop
-    over few times of a layer whose cell is Keras's LSTM, GRU or simple one is written out; if not, for XLA, that of an LSTM is
+    over few times of a layer whose cell is Keras's LSTM, GRU or simple one is written out; if `by_xla`, that of an LSTM is
     fitcore's own.
 
     Read in the loop over time, a weight is one more thing that the backward pass keeps for each time step: XLA copies it so
@@ -37,12 +37,12 @@ def lean_recurrence(model: Any, unroll: bool) -> Iterator[None]:
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN)]
     with contextlib.ExitStack() as changed:
         for layer in layers:
-            loop = functools.partial(_loop, layer, layer.inner_loop, unroll)
+            loop = functools.partial(_loop, layer, layer.inner_loop, unroll, by_xla)
             changed.enter_context(replaced(layer, "inner_loop", loop))
         yield
 
 
-def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, *args: Any, **kwargs: Any) -> Any:
+def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, by_xla: bool, *args: Any, **kwargs: Any) -> Any:
     values = [weight.value for weight in layer.trainable_weights]  # which a call doesn't change
     weights = [value for value in values if hasattr(value, "_cached_value")]
     with contextlib.ExitStack() as changed:
@@ -51,7 +51,7 @@ def _loop(layer: Any, inner_loop: Callable[..., Any], unroll: bool, *args: Any, 
         if unroll and len(weights) == len(values) and _can_be_unrolled(layer, **kwargs):
             changed.enter_context(replaced(layer, "unroll", True))
             changed.enter_context(replaced(layer.cell, "call", _as_in_a_loop(layer.cell.call, weights)))
-        elif not unroll and _is_plain_lstm(layer, **kwargs):
+        elif by_xla and _is_plain_lstm(layer, **kwargs):
             own = functools.partial(_lstm, layer)
             if not hasattr(inner_loop, "method"):
                 return own(*args, **kwargs)
