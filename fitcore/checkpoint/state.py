@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from fitcore.checkpoint import callbacks, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
-from fitcore.data.memory import shared
+from fitcore.data.memory import is_plain, shared
 from fitcore.replicas import components
 from fitcore.run import Run
 
@@ -88,7 +88,7 @@ class Variables:
 
 def _places(shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | tf.Tensor]:
     """An array for a variable's value, and a tensor of the same memory: making one at each save takes as long as writing it."""
-    if dtype.isbuiltin == 1 and dtype.kind in "iuf" and 0 not in shape:
+    if is_plain(dtype) and 0 not in shape:
         return shared(shape, dtype)
     array = np.empty(shape, dtype)
     return array, array
@@ -149,15 +149,17 @@ def put_back(run: Run, saved: Saved) -> None:
 def _of_workers(run: Run, values: Mapping[str, np.ndarray | tf.Tensor]) -> dict[str, np.ndarray]:
     """Of the values read, in a cluster, those of the variables that each worker has for itself, [workers, ...] by name.
 
-    Those of metrics, which are summed when they are read, and all that isn't trained: batch normalization's moving averages are
-    each worker's own. What is trained is the same on all, and so is the optimizer's state.
+    Those of metrics, which are summed when they are read, the states of stateful RNNs, and all that isn't trained: batch
+    normalization's moving averages are each worker's own. What is trained is the same on all, and so is the optimizer's state.
     """
     if run.engine.agreement is None:
         return {}
-    of_metrics = [variable for metric in run.engine.parts.metrics() for variable in metric.variables]
-    apart = [*of_metrics, *run.engine.model.non_trainable_variables]
-    components_apart = {id(each) for variable in apart for each in components(variable)}
-    own = [name for name, variable in run.variables() if id(variable) in components_apart]
+    untrained = {id(each) for variable in run.engine.model.non_trainable_variables for each in components(variable)}
+    own = [
+        name
+        for name, variable in run.variables()
+        if id(variable) in untrained or name.partition("/")[0] in ("metrics", "states")
+    ]
     gathered = run.engine.agreement.gathered([tf.convert_to_tensor(values[name]) for name in own])
     return {f"{_WORKERS}/{name}": each for name, each in zip(own, gathered)}
 

@@ -23,8 +23,7 @@ _free: list[np.ndarray] = []
 
 def copied(array: np.ndarray) -> tf.Tensor:
     """A tensor with the array's values, in memory of its own."""
-    plain = array.dtype.kind in "iuf" and array.dtype.isnative
-    if not plain or array.nbytes < LEAST or tf.config.list_logical_devices("GPU"):
+    if not is_plain(array.dtype) or array.nbytes < LEAST or tf.config.list_logical_devices("GPU"):
         return tf.convert_to_tensor(array)  # a GPU has its own memory
     memory = _memory(array.nbytes + ALIGNED)
     copy = _aligned(memory, array.shape, array.dtype)
@@ -38,6 +37,11 @@ def shared(shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, tf.Tensor
     """An array of plain numbers, and a tensor on the host whose memory it is: what is put into the one is in the other."""
     array = _aligned(np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8), shape, dtype)
     return array, tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def is_plain(dtype: np.dtype) -> bool:
+    """Whether these are NumPy's own numbers, in the machine's order of bytes; others can't share memory with a tensor."""
+    return dtype.kind in "iuf" and dtype.isbuiltin == 1
 
 
 def _aligned(memory: np.ndarray, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
