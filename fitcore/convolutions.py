@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -42,7 +42,7 @@ def by_products(model: Any) -> Iterator[None]:
 def _convolved(layer: Any, otherwise: Callable[..., Any], inputs: Any, kernel: Any) -> Any:
     """A convolution layer's `convolution_op`: what each output sees, side by side, times the kernel."""
     size, strides, dilation = (per_dim(each, layer.rank) for each in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    out = _out_sizes(layer, inputs, size, strides, dilation)
+    out = _out_sizes(layer, inputs)
     weights = tf.convert_to_tensor(kernel)
     if out is None or layer.groups != 1 or weights.dtype != inputs.dtype:
         return otherwise(inputs, kernel)
@@ -81,15 +81,13 @@ def _pooled(layer: Any, otherwise: Callable[..., Any], inputs: Any) -> Any:
     """A maximum pooling layer's `call`. Of equal maxima the first gets the gradient, as TensorFlow has it."""
     rank = inputs.shape.rank - 2
     size, strides = per_dim(layer.pool_size, rank), per_dim(layer.strides, rank)
-    out = _out_sizes(layer, inputs, size, strides, (1,) * rank)
+    out = _out_sizes(layer, inputs)
     if out is None or math.prod(size) > MOST_IN_WINDOW:
         return otherwise(inputs)
     return functools.reduce(tf.maximum, shifted(inputs, out, size, strides, (1,) * rank, layer.padding, inputs.dtype.min))
 
 
-def _out_sizes(
-    layer: Any, inputs: Any, size: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> list[int] | None:
+def _out_sizes(layer: Any, inputs: Any) -> tuple[int, ...] | None:
     """How far the outputs reach; None if that isn't known or isn't for here."""
     if (
         not isinstance(inputs, tf.Tensor)
@@ -99,5 +97,4 @@ def _out_sizes(
         or layer.padding not in ("valid", "same")
     ):
         return None
-    within = [0 if layer.padding == "same" else (k - 1) * step for k, step in zip(size, dilation)]
-    return [-(-(n - lost) // stride) for n, lost, stride in zip(inputs.shape[1:-1], within, strides)]
+    return tuple(layer.compute_output_shape(tuple(inputs.shape))[1:-1])

@@ -93,7 +93,8 @@ def fit(
       noise: measure the gradient noise at each step: True, or a `fitcore.GradientNoise` that says how. It changes no bit of
         the training. The result is `history.noise`, a `fitcore.noise.NoiseCurves`.
       numerics: "exact": the bits of `model.fit`. "fast": last bits may differ: from the same weights the update of one step
-        differs by less than 1e-4 of its size (float32). Evaluation stays exact.
+        differs by less than 1e-4 of its size (float32; WORKSPACE.md, "The fast tier", says where by more). Evaluation stays
+        exact.
       plan: with numerics="fast", in which form a step is made: "graph", by TensorFlow's kernels, "xla", blocks of steps as one
         XLA program, or "auto", the faster one: measured for a few dozen steps before the first fit of its kind, with everything
         put back, and remembered on disk (see `fitcore/plans.py`). `fitcore.explain` says which and why.

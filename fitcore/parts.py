@@ -13,7 +13,7 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.convolutions import by_products
 from fitcore.step import Optimizer, Parts, check_logs
-from fitcore.tracing import for_xla
+from fitcore.tracing import for_xla, on_replicas
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -83,8 +83,8 @@ def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[An
     def forward(x: Any, training: bool) -> Any:
         with contextlib.ExitStack() as changed:
             if not jit_compile:  # else the step must be Keras's to the letter
-                alone = tf.distribute.get_strategy().num_replicas_in_sync == 1  # over replicas, written out has other bits
-                changed.enter_context(keras_private.lean_recurrence(model, alone and not for_xla.get(), for_xla.get()))
+                unroll = not for_xla.get() and not on_replicas()  # over replicas, written out has other bits
+                changed.enter_context(keras_private.lean_recurrence(model, unroll, for_xla.get()))
                 if for_xla.get():
                     changed.enter_context(by_products(model))
             return model(x, training=training) if with_training else model(x)

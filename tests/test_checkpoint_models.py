@@ -149,7 +149,7 @@ def unbuilt() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("make", [unbuilt, noisy])
+@pytest.mark.parametrize("make", [unbuilt, noisy], ids=["unbuilt", "built"])
 def test_a_model_new_in_each_process(make: Callable[[], keras.Model], tmp_path: Path) -> None:
     assert_survives(Case(lambda folder: arrays(model=make(), epochs=2), tmp_path, fresh=True), [3, EPOCH + 1])
 

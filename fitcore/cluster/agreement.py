@@ -53,7 +53,6 @@ class Agreement:
 
     def gathered(self, values: Sequence[tf.Tensor]) -> list[np.ndarray]:
         """For each value of this process those of all, [processes, ...]; of one replica in each process."""
-
         return [np.asarray(each) for each in self._gather(tuple(values))] if values else []
 
     def _of_all(self, values: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:

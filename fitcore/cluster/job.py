@@ -153,9 +153,8 @@ class Job:
         """Wait for the workers to end, and kill those that haven't in time; at a further signal at once."""
         heard, end = len(self._signals), time.monotonic() + seconds
         while any(worker.poll() is None for worker in workers) and time.monotonic() < end and len(self._signals) == heard:
-            if any(
-                worker.poll() not in (None, 0, PREEMPTED) for worker in workers
-            ):  # without it the others can't save themselves
+            # Without one that has failed the others can't save themselves.
+            if any(worker.poll() not in (None, 0, PREEMPTED) for worker in workers):
                 end = min(end, time.monotonic() + GRACE_AFTER_FAILURE)
             time.sleep(POLL)
         left = [i for i, worker in enumerate(workers) if worker.poll() is None]
