@@ -23,6 +23,8 @@ from fitcore.cluster import role
 
 ROWS, BATCH = 103, 16  # 7 steps an epoch, the last one's batch smaller
 RECORD = ["step/loss", "step/gradient_norm"]
+NOISE = {"none": None, "examples": fitcore.GradientNoise(), "replicas": fitcore.GradientNoise("replicas")}
+NOISE_CURVES = ["trace", "batch_grad_norm_sq", "grad_norm_sq"]
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +171,20 @@ def records(strategy: Any, folder: Path) -> dict[str, Any]:
     x, y = x[:96], y[:96]  # whole batches: of one cut unevenly Keras divides by its parts, not by its rows
     history = fitcore.fit(linear_under(strategy), x, y, batch_size=BATCH, shuffle=False, verbose=0, record=RECORD)
     return {name: history.steps[name].tolist() for name in RECORD}
+
+
+def noise(strategy: Any, folder: Path) -> dict[str, Any]:
+    """Per example, from the workers' gradients, and none: what was measured, and the weights it ends in."""
+    x, y = data()
+    x, y = x[:96], y[:96]
+    found = {}
+    for name, measured in NOISE.items():
+        model = linear_under(strategy)
+        history = fitcore.fit(model, x, y, batch_size=BATCH, shuffle=False, verbose=0, noise=measured)
+        found[name] = {"weights": model.get_weights()[0].tolist()}
+        if measured:
+            found[name] |= {curve: getattr(history.noise, curve).tolist() for curve in NOISE_CURVES}
+    return found
 
 
 if __name__ == "__main__":

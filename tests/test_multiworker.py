@@ -77,6 +77,24 @@ def test_records_are_the_whole_batchs(tmp_path: Path) -> None:
             np.testing.assert_allclose(found[name], history.steps[name], rtol=1e-5)
 
 
+def test_noise_is_the_whole_batchs(tmp_path: Path) -> None:
+    """Per example as one process measures it; the workers' gradients are the halves of a batch. Neither changes the weights."""
+    process = start("noise", tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    x, y = (each[:96] for each in in_cluster.data())
+    for found in ends(tmp_path):
+        alone = {"examples": in_cluster.NOISE["examples"], "replicas": fitcore.GradientNoise("split", splits=2)}
+        for name, measured in alone.items():
+            model = in_cluster.linear_under(None)
+            curves = fitcore.fit(model, x, y, batch_size=in_cluster.BATCH, shuffle=False, verbose=0, noise=measured).noise
+            scale = curves.batch_grad_norm_sq.max()  # |G|^2 is a difference
+            for curve in in_cluster.NOISE_CURVES:
+                np.testing.assert_allclose(found[name][curve], getattr(curves, curve), rtol=1e-6, atol=1e-6 * scale)
+            assert found[name]["weights"] == found["none"]["weights"]
+        assert not np.allclose(found["examples"]["trace"], found["replicas"]["trace"], rtol=0.1)
+
+
 def test_a_worker_killed_again_and_again(tmp_path: Path) -> None:
     """Each time it is said, in time; the job starts again, and ends in the bits of one that nobody disturbed."""
     calm = start("survives", tmp_path / "calm", "0")

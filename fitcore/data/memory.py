@@ -8,15 +8,19 @@ for the first time. Where many short fits follow each other on the same data, th
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
 ALIGNED = 64  # bytes; what TensorFlow's kernels rely on
 LEAST, MOST = 1 << 20, 1 << 28  # bytes of an array that is copied so, and of memory that is kept for the next
+PART, THREADS = 1 << 23, 4  # bytes that a thread copies at least; one can't use all that memory can give
 
 _free: list[np.ndarray] = []
 
@@ -27,7 +31,7 @@ def copied(array: np.ndarray) -> tf.Tensor:
         return tf.convert_to_tensor(array)  # a GPU has its own memory
     memory = _memory(array.nbytes + ALIGNED)
     copy = _aligned(memory, array.shape, array.dtype)
-    np.copyto(copy, array)
+    _copy(array, copy)
     if memory.nbytes <= MOST:
         weakref.finalize(copy, _keep, memory).atexit = False
     return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())  # the tensor holds `copy` as long as it lives
@@ -48,6 +52,20 @@ def _aligned(memory: np.ndarray, shape: Sequence[int], dtype: np.dtype) -> np.nd
     """An array of that shape in this memory, which is ALIGNED bytes larger."""
     begin = -memory.ctypes.data % ALIGNED
     return memory[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def _copy(array: np.ndarray, into: np.ndarray) -> None:
+    """As `np.copyto`, by several threads where that is worth it."""
+    threads = min(THREADS, os.cpu_count() or 1, array.nbytes // PART, len(array))
+    if threads < 2:
+        np.copyto(into, array)
+        return
+    ends = [len(array) * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads - 1) as others:
+        copies = [others.submit(np.copyto, into[a:b], array[a:b]) for a, b in itertools.pairwise(ends[1:])]
+        np.copyto(into[: ends[1]], array[: ends[1]])
+        for each in copies:
+            each.result()
 
 
 def _memory(size: int) -> np.ndarray:
