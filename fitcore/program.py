@@ -264,52 +264,58 @@ class Program:
         while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
+            # For a small model, what goes round the loop beside the step costs as much as the step: so it is little, and whether
+            # another step is to follow is found out beside this one.
             with on_host():  # what is counted there stays there, all the way round the loop
                 first, index, steps = tf.identity(first), tf.identity(index), tf.identity(steps)
-                i, ended = tf.constant(0, tf.int64), tf.constant(False)
                 if "place" in carried:
                     carried = {**carried, "place": tf.identity(carried["place"])}
                 # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
                 deadline = tf.timestamp() + seconds if has_clock else None
+                with tf.control_dependencies([] if deadline is None else [deadline]):
+                    i, on = tf.constant(0, tf.int64), steps > 0
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
             self._step_graphs[self._key(source)] = traced.graph
+            # Its arguments are the batch, the index, what is carried and what it captures.
+            counts = bool(traced.inputs[-len(traced.captured_inputs) - len(carried_specs) - 1].consumers())
             log_specs = traced.structured_outputs[0]
             no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
             no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
             curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
 
-            def more(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
+            def body(i: tf.Tensor, on: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> Any:
                 with on_host():
-                    wanted = tf.logical_and(i < steps, tf.logical_not(ended))
-                    if "stopped_by" in carried:
-                        wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
-                    if deadline is None:
-                        return wanted
-                    return tf.logical_and(wanted, tf.logical_or(tf.equal(i, 0), tf.timestamp() < deadline))
-
-            def body(i: tf.Tensor, ended: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> Any:
-                with on_host():
-                    place, step, row_number = carried.get("place", first + i), index + i, tf.cast(i, tf.int32)
+                    place, row_number = carried.get("place", first + i), tf.cast(i, tf.int32)
+                    step = index + i if counts else i
                     moved = _moved(carried)
                 exists, get = source.next_batch(feed, place, carried.get("rows"))
                 if exists is None:
                     logs, row, carried = self._step(get(), step, moved)
                 else:
                     logs, row, carried = cond(exists, lambda: self._step(get(), step, moved), lambda: (logs, no_row, carried))
-                with on_host():
-                    ended, ran = (tf.constant(False), 1) if exists is None else (~exists, tf.cast(exists, tf.int64))
-                    i = i + ran
-                    if "place" in carried:  # from here, not by way of the branch, which would bring it to the device
-                        carried = {**carried, "place": tf.where(exists, moved["place"], place)}
                 if self.names:
                     curve = curve.write(row_number, row)
-                return i, ended, carried, logs, curve
+                with on_host():
+                    i, on = i + 1, i + 1 < steps
+                    if "stopped_by" in carried:
+                        on = tf.logical_and(on, carried["stopped_by"] < 0)
+                    if deadline is not None:
+                        with tf.control_dependencies([row]):  # once the step has been made
+                            on = tf.logical_and(on, tf.timestamp() < deadline)
+                    if exists is not None:  # without a batch this was no step
+                        i, on = tf.where(exists, i, -i), tf.logical_and(on, exists)
+                    if "place" in carried:  # from here, not by way of the branch, which would bring it to the device
+                        carried = {**carried, "place": tf.where(exists, moved["place"], place)}
+                return i, on, carried, logs, curve
 
-            start = (i, ended, carried, no_logs, curve)
+            start = (i, on, carried, no_logs, curve)
             carried_shapes = {name: spec.shape for name, spec in carried_specs.items()}
             log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
             shapes = (tf.TensorShape([]), tf.TensorShape([]), carried_shapes, log_shapes, tf.TensorShape(None))
-            ran, ended, carried, logs, curve = while_loop(more, body, start, shape_invariants=shapes)
+            i, _, carried, logs, curve = while_loop(lambda i, on, *_: on, body, start, shape_invariants=shapes)
+            with on_host():
+                ended = i < 0
+                ran = tf.where(ended, -i - 1, i)
             return ran, ended, logs or self._results(), curve.stack() if self.names else no_row, carried
 
         return tf.function(loop, autograph=False).get_concrete_function(
