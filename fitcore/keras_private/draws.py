@@ -122,7 +122,7 @@ def draws_noted(draws: list[Draw]) -> Iterator[None]:
             shape = _mask_shape(given)
             if shape is None:
                 raise refuse("the shape of a dropout's mask depends on what the step computes")
-            draw = functools.partial(_mask, function, shape)
+            draw = functools.partial(_mask, shape)
         elif name in _FROM_TENSORS or any(tf.is_tensor(each) for each in tf.nest.flatten(given)):
             raise refuse(f"what keras.random.{name} draws depends on what the step computes")
         else:
@@ -196,10 +196,11 @@ def _numbers(function: Callable[..., tf.Tensor], given: dict[str, Any]) -> tf.Te
     return function(**given)
 
 
-def _mask(function: Callable[..., tf.Tensor], shape: Sequence[int], given: dict[str, Any]) -> tf.Tensor:
-    """Which elements Keras's own dropout keeps of ones."""
-    ones = tf.ones(shape, given["inputs"].dtype)
-    return tf.cast(function(ones, given["rate"], seed=given["seed"]), tf.bool)
+def _mask(shape: Sequence[int], given: dict[str, Any]) -> tf.Tensor:
+    """Which elements Keras's dropout keeps, as it finds out: of `tf.nn.experimental.stateless_dropout` what comes before the
+    inputs. Why `_cast_seed`: of any seed it makes what TensorFlow's functions take (Keras >= 3.0)."""
+    seed = backend_random._cast_seed(backend_random.draw_seed(given["seed"]))
+    return tf.random.stateless_uniform(shape, seed, dtype=given["inputs"].dtype) >= given["rate"]
 
 
 def _applied(given: dict[str, Any], mask: tf.Tensor) -> tf.Tensor:
