@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.convolutions import by_products
+from fitcore.normalization import summed_by_products
 from fitcore.step import Optimizer, Parts, check_logs
 from fitcore.tracing import for_xla, on_replicas
 
@@ -87,6 +88,7 @@ def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[An
                 changed.enter_context(keras_private.lean_recurrence(model, unroll, for_xla.get()))
                 if for_xla.get():
                     changed.enter_context(by_products(model))
+                    changed.enter_context(summed_by_products(model))
             return model(x, training=training) if with_training else model(x)
 
     return forward

@@ -16,7 +16,7 @@ FLOORS = [
     ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "noise"],
-    ["optimizers", "blocks", "convolutions", "replicas"],
+    ["optimizers", "blocks", "convolutions", "normalization", "replicas"],
     ["step", "program"],
     ["hooks", "parts"],
     ["schedules"],
