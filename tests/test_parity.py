@@ -176,6 +176,12 @@ def test_the_table_lists_exactly_the_cases() -> None:
             assert verdict.startswith(("yes", "skipped: ")), name
 
 
+def test_the_readme_says_what_the_table_says() -> None:
+    newest = re.search(r"^\| 1 \| .* \| (\d+ of \d+) \|$", table.PARITY.read_text(), re.MULTILINE)
+    assert newest is not None
+    assert f"[{newest[1]} cases](PARITY.md)" in (ROOT / "README.md").read_text()
+
+
 def test_the_table_says_what_differs() -> None:
     odd = Row("sgd", False, "NO", 0.25, 0.0, 1e-7, 1.0)
     written = table.parity_table([results(), results(odd, "0")])
