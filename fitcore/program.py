@@ -264,8 +264,8 @@ class Program:
         while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
-            # For a small model, what goes round the loop beside the step costs as much as the step: so it is little, and whether
-            # another step is to follow is found out beside this one.
+            # What goes round beside the step costs as much as a small model's step. So it is little, and whether another step is
+            # to follow is found out beside this one, not in the loop's condition, for which the next step would wait.
             with on_host():  # what is counted there stays there, all the way round the loop
                 first, index, steps = tf.identity(first), tf.identity(index), tf.identity(steps)
                 if "place" in carried:
@@ -302,7 +302,7 @@ class Program:
                     if deadline is not None:
                         with tf.control_dependencies([row]):  # once the step has been made
                             on = tf.logical_and(on, tf.timestamp() < deadline)
-                    if exists is not None:  # without a batch this was no step
+                    if exists is not None:  # without a batch this was no step, which a negative number says
                         i, on = tf.where(exists, i, -i), tf.logical_and(on, exists)
                     if "place" in carried:  # from here, not by way of the branch, which would bring it to the device
                         carried = {**carried, "place": tf.where(exists, moved["place"], place)}

@@ -14,9 +14,9 @@ ON_ONE_DEVICE = (
     "gradient_accumulation", "steps_per_execution", "own_train_step", "train_on_batches", "mixed_float16",
 )  # fmt: skip
 MIRRORED = (
-    "mlp_dropout", "mlp_dropout_partial_batch", "cnn_batchnorm", "lstm_dropout", "gru_over_twelve_times", "embedding_sparse_gradients", "dict_inputs_and_outputs",
-    "dataset_of_unknown_size", "py_dataset", "sample_weight", "own_train_step", "reduce_lr_on_plateau", "batch_callback",
-    "global_clipnorm", "second_fit", "train_on_batches",
+    "mlp_dropout", "mlp_dropout_partial_batch", "cnn_batchnorm", "lstm_dropout", "gru_over_twelve_times",
+    "embedding_sparse_gradients", "dict_inputs_and_outputs", "dataset_of_unknown_size", "py_dataset", "sample_weight",
+    "own_train_step", "reduce_lr_on_plateau", "batch_callback", "global_clipnorm", "second_fit", "train_on_batches",
 )  # fmt: skip
 
 
