@@ -264,7 +264,7 @@ class Program:
         while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
 
         def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
-            # What goes round beside the step costs as much as a small model's step. So it is little, and whether another step is
+            # What goes round beside the step costs as much as a small model's step: so it is little, and whether another is
             # to follow is found out beside this one, not in the loop's condition, for which the next step would wait.
             with on_host():  # what is counted there stays there, all the way round the loop
                 first, index, steps = tf.identity(first), tf.identity(index), tf.identity(steps)
