@@ -286,20 +286,27 @@ def test_hooks_for_every_fit() -> None:
     assert given == [5]
 
 
+class Unknown(tf.distribute.Strategy):
+    """A strategy that fitcore doesn't know, under which Keras trains."""
+
+    def __init__(self) -> None:
+        super().__init__(type(tf.distribute.OneDeviceStrategy("/cpu:0").extended)(self, "/cpu:0"))
+
+
 def test_strategies_that_are_left_to_keras() -> None:
     x, y = data()
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         model = linear()
-    with tf.distribute.experimental.CentralStorageStrategy().scope():
-        central = linear()
+    with Unknown().scope():
+        unknown = linear()
     plain = linear()
     distributed = strategy.experimental_distribute_dataset(dataset())
     with fitcore.patch_keras() as patch:
         model.fit(x, y, verbose=0)
         assert not patch.fallbacks
-        with pytest.warns(UserWarning, match="CentralStorageStrategy"):
-            central.fit(x, y, verbose=0)
+        with pytest.warns(UserWarning, match="Unknown"):
+            unknown.fit(x, y, verbose=0)
         with pytest.warns(UserWarning, match="DistributedDataset"):
             plain.fit(distributed, verbose=0)
         plain.fit(x, y, validation_data=distributed, verbose=0)

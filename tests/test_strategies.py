@@ -1,5 +1,5 @@
-"""Under OneDeviceStrategy and MirroredStrategy. That weights, optimizer and History are Keras's is in benchmarks/parity; here
-is what Keras has nothing of, and what is refused."""
+"""Under OneDeviceStrategy, MirroredStrategy and CentralStorageStrategy. That weights, optimizer and History are Keras's is in
+benchmarks/parity; here is what Keras has nothing of, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cuts import Case, assert_survives
 from models import data, dataset, linear, noisy, state
 
 import fitcore
-from benchmarks.parity.strategies import mirrored, one_device
+from benchmarks.parity.strategies import central, central_pair, mirrored, one_device
 from fitcore.data.making import make_source
 
 
@@ -42,6 +42,32 @@ def test_an_epoch_is_one_call_and_records_are_the_whole_batchs() -> None:
         np.testing.assert_allclose(together[0][name], alone[0][name], rtol=1e-6)
     assert silent[1] == together[1]
     assert together[2]["calls"] == 2
+
+
+@pytest.mark.parametrize("strategy", [central, central_pair])
+def test_central_storage(strategy: Any, tmp_path: Path) -> None:
+    """Records, noise and a rule as without a strategy; and a run goes on with the same bits. Of two devices the noise is that of
+    their gradients: they share their variables, so that each one's uses are to the other uses outside its layers."""
+    x, y = data(64)
+    losses = fitcore.fit(linear(), x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).steps["step/loss"]
+    assert losses[8] < losses[:8].min()
+    found = []
+    for model in (linear(), under(strategy())):
+        rule = fitcore.StopOn(fitcore.Target(float(losses[8]) * 1.001), "step/loss")
+        given: dict[str, Any] = {"record": ["step/loss", "step/gradient_norm"], "noise": True, "hooks": [rule]}
+        history = fitcore.fit(model, x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, **given)
+        found.append((history.steps, history.stop_reason and history.stop_reason.step))
+    (alone, stopped), (together, stopped_too) = found
+    assert stopped == stopped_too is not None
+    for name in ("step/loss", "step/gradient_norm", *(["noise/trace"] if strategy is central else [])):
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-5)
+    hows = set(history.noise.how.values())
+    assert all(how.startswith("replicas") for how in hows) == (strategy is central_pair)
+
+    def make(folder: Path) -> dict[str, Any]:
+        return {"model": under(strategy()), "x": x, "y": y, "batch_size": 8, "epochs": 2}
+
+    assert_survives(Case(make, tmp_path, fresh=True), [5])
 
 
 def test_a_recorder_of_ones_own_gives_the_mean_over_replicas() -> None:
@@ -209,22 +235,6 @@ def test_an_engine_of_parts_is_refused_under_a_strategy() -> None:
     engine = fitcore.Engine(model, optimizer=keras.optimizers.SGD(), loss=keras.losses.MeanSquaredError())
     with pytest.raises(ValueError, match=r"trains without a tf\.distribute strategy"):
         fitcore.fit(engine, x, y, verbose=0)
-
-
-@pytest.mark.slow
-def test_a_recurrent_layer() -> None:
-    """Its loop must not be written out here, as it is on one device: a small one would have the same bits even so."""
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(320, 20, 1)).astype("float32"), random.normal(size=(320, 1)).astype("float32")
-    states = []
-    for fit in (keras.Model.fit, fitcore.fit):
-        keras.utils.set_random_seed(1)
-        with mirrored().scope():
-            model = keras.Sequential([keras.Input((20, 1)), keras.layers.LSTM(50), keras.layers.Dense(1)])
-            model.compile("adam", "mse")
-        fit(model, x, y, batch_size=32, verbose=0)
-        states.append(list(state(model).values()))
-    assert states[0] == states[1]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ MIRRORED = (
     "embedding_sparse_gradients", "dict_inputs_and_outputs", "dataset_of_unknown_size", "py_dataset", "sample_weight",
     "own_train_step", "reduce_lr_on_plateau", "batch_callback", "global_clipnorm", "second_fit", "train_on_batches",
 )  # fmt: skip
+CENTRAL = (
+    "mlp_dropout_partial_batch", "cnn_batchnorm", "embedding_sparse_gradients", "dataset_of_unknown_size", "train_on_batches",
+)  # fmt: skip
+CENTRAL_PAIR = ("embedding_sparse_gradients", "regularizers")  # of two devices: without layers that keep a state
 
 
 def two_logical_cpus() -> None:
@@ -39,7 +43,29 @@ def one_device() -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
-def _under(prefix: str, strategy: Any, known: Case) -> None:
+@functools.cache
+def central() -> tf.distribute.Strategy:
+    """The CentralStorageStrategy as it is by default without a GPU: one CPU computes."""
+    return tf.distribute.experimental.CentralStorageStrategy()
+
+
+@functools.cache
+def central_pair() -> tf.distribute.Strategy:
+    """A CentralStorageStrategy in which two logical CPUs compute."""
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        raise Impossible("there is one logical CPU")
+    return tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"])
+
+
+UNDER: dict[str, tuple[str, Any, tuple[str, ...]]] = {  # by the prefix of a case's name
+    "one_device": ("OneDeviceStrategy", one_device, ON_ONE_DEVICE),
+    "mirrored": ("MirroredStrategy", mirrored, MIRRORED),
+    "central_storage": ("CentralStorageStrategy", central, CENTRAL),
+    "central_storage_pair": ("CentralStorageStrategy, two compute devices", central_pair, CENTRAL_PAIR),
+}
+
+
+def _under(prefix: str, kind: str, strategy: Any, known: Case) -> None:
     """Register a case that is there already, its model made under a strategy."""
 
     def build() -> Setup:
@@ -47,14 +73,12 @@ def _under(prefix: str, strategy: Any, known: Case) -> None:
             return known.build()
 
     name = f"{prefix}_{known.name}"
-    kind = {"one_device": "OneDeviceStrategy", "mirrored": "MirroredStrategy"}[prefix]
     CASES[name] = Case(name, build, f"{kind}: {known.text}", "Under a `tf.distribute` strategy")
 
 
-for _name in ON_ONE_DEVICE:
-    _under("one_device", one_device, CASES[_name])
-for _name in MIRRORED:
-    _under("mirrored", mirrored, CASES[_name])
+for _prefix, (_kind, _strategy, _names) in UNDER.items():
+    for _name in _names:
+        _under(_prefix, _kind, _strategy, CASES[_name])
 
 
 @case

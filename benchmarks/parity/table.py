@@ -48,8 +48,8 @@ TAIL = """
 `fitcore.fit` refuses these with the reason; under `fitcore.patch_keras()` and `python -m fitcore` Keras's own fit runs them,
 with a warning, counted (`patch.fallbacks`). They are therefore the same by construction and have no row.
 
-- A model under a `tf.distribute` strategy other than OneDeviceStrategy, MirroredStrategy and MultiWorkerMirroredStrategy; data
-  that are a `tf.distribute.DistributedDataset` for a model under none.
+- A model under a `tf.distribute` strategy other than OneDeviceStrategy, MirroredStrategy, MultiWorkerMirroredStrategy and
+  CentralStorageStrategy; data that are a `tf.distribute.DistributedDataset` for a model under none.
 - A model class that overrides `make_train_function` or `make_test_function`, or a model whose `train_function` or
   `test_function` was replaced: it brings the loop that fitcore would run.
 - A model compiled without an optimizer and without a `train_step` of its own: Keras's error is the result.
@@ -69,6 +69,10 @@ Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy o
 - `jit_compile=True`: InvalidArgumentError.
 - A second MirroredStrategy over the same devices in one process: InvalidArgumentError, "Shape mismatch in the collective
   instance", where the shapes of gradients differ from the first one's.
+- CentralStorageStrategy: `gradient_accumulation_steps` as above; where several devices compute, layers that keep a state, as
+  Dropout and BatchNormalization do: ValueError, "You must specify an aggregation method".
+- ParameterServerStrategy: ValueError, "To use this dataset, you need to pass this dataset to
+  ClusterCoordinator.create_per_worker_dataset", whatever the data. fitcore refuses. TPUStrategy: not tried, there being none.
 - MultiWorkerMirroredStrategy, two processes: ValueError, "Attempt to convert a value (PerReplica...) with an unsupported type",
   before the first step of any fit; and in its step ValueError, "Invalid reduction dimension 0 for input with 0 dimensions", of
   `train_on_batch` too. fitcore trains. What its bits are compared with is Keras's own fit of a model that is made so that
