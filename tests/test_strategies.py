@@ -46,8 +46,8 @@ def test_an_epoch_is_one_call_and_records_are_the_whole_batchs() -> None:
 
 @pytest.mark.parametrize("strategy", [central, central_pair])
 def test_central_storage(strategy: Any, tmp_path: Path) -> None:
-    """Records, noise and a rule as without a strategy; and a run goes on with the same bits. Of two devices the noise is that of
-    their gradients: they share their variables, so that each one's uses are to the other uses outside its layers."""
+    """Records, noise and a rule as without a strategy; and a run goes on with the same bits. Of two devices the noise is that
+    of their gradients: they share their variables, so that each one's uses are to the other uses outside its layers."""
     x, y = data(64)
     losses = fitcore.fit(linear(), x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).steps["step/loss"]
     assert losses[8] < losses[:8].min()
