@@ -1,6 +1,6 @@
-"""Gradients of what layer normalization multiplies by, for XLA programs on a CPU: sums over rows by matrix products.
+"""Normalizations for XLA programs on a CPU, in which all sums over rows are matrix products.
 
-XLA makes one loop of such a sum and of what is summed, and walks down the columns in it. Products with ones sum in order.
+XLA makes one loop of a sum and of what is summed, and walks down the columns in it. Products with ones sum in order.
 """
 
 from __future__ import annotations
@@ -16,38 +16,89 @@ from keras import layers
 from fitcore import keras_private
 
 ONES = 4  # rows of ones: of a single one XLA would make a loop again
+ROWS = 4096  # of a batch normalization's inputs at least: with fewer nothing is gained
 
 
 @contextlib.contextmanager
 def summed_by_products(model: Any) -> Iterator[None]:
-    """Within it the gradients of `gamma` of the model's layer normalizations over the last axis are computed so."""
+    """Within it the model's normalizations are computed so, where they are over the last axis and shapes are known."""
     with contextlib.ExitStack() as changed:
         for layer in keras_private.all_layers(model) if not tf.config.list_logical_devices("GPU") else ():
-            if type(layer).call is layers.LayerNormalization.call and layer.gamma is not None:
-                changed.enter_context(keras_private.replaced(layer, "call", functools.partial(_normalized, layer, layer.call)))
+            for base, computed in ((layers.LayerNormalization, _layer), (layers.BatchNormalization, _batch)):
+                if type(layer).call is base.call:
+                    own = functools.partial(computed, layer, layer.call)
+                    changed.enter_context(keras_private.replaced(layer, "call", own))
         yield
 
 
-def _normalized(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:
+def _layer(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:
     """A layer normalization's `call`, in which each row has a `gamma` of its own."""
-    rank = inputs.shape.rank
-    over_last = layer.axis in (-1, [-1], rank - 1, [rank - 1])
-    if not over_last or not inputs.shape.is_fully_defined() or not layer.variable_dtype == layer.compute_dtype == inputs.dtype:
+    if layer.gamma is None or not _is_plain(layer, inputs):
         return otherwise(inputs)
     gamma = _for_each_row(tf.convert_to_tensor(layer.gamma), inputs.shape)
     with keras_private.replaced(layer, "gamma", gamma):
         return otherwise(inputs)
 
 
+def _batch(layer: Any, otherwise: Callable[..., Any], inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    """A batch normalization's `call`."""
+    if (
+        training is not True
+        or not layer.trainable
+        or mask is not None
+        or layer.synchronized
+        or getattr(layer, "renorm", False)
+        or not _is_plain(layer, inputs)
+        or inputs.shape[:-1].num_elements() < ROWS
+    ):
+        return otherwise(inputs, training=training, mask=mask)
+
+    def computed(inputs: tf.Tensor, training: bool, mask: None) -> tf.Tensor:
+        """As Keras's."""
+        moments = getattr(layer, keras_private.BATCH_MOMENTS)
+        mean, variance = keras_private.called_as(moments, _moments, inputs, mask)
+        for average, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            average.assign(average * layer.momentum + now * (1.0 - layer.momentum))
+        scale = tf.math.rsqrt(variance + layer.epsilon)
+        if layer.gamma is not None:
+            scale *= layer.gamma
+        shift = -mean * scale
+        if layer.beta is not None:
+            shift += layer.beta
+        return inputs * _for_each_row(scale, inputs.shape) + _for_each_row(shift, inputs.shape)
+
+    return keras_private.called_as(otherwise, computed, inputs, training=training, mask=mask)
+
+
+def _is_plain(layer: Any, inputs: Any) -> bool:
+    """Whether it normalizes along the last axis, of a known shape, without casting."""
+    rank = inputs.shape.rank
+    along_last = layer.axis in (-1, [-1], rank - 1, [rank - 1])
+    return along_last and inputs.shape.is_fully_defined() and layer.variable_dtype == layer.compute_dtype == inputs.dtype
+
+
+def _moments(inputs: tf.Tensor, mask: None) -> tuple[tf.Tensor, tf.Tensor]:
+    """(mean, variance) of each column; as in `tf.nn.moments`, the variance takes the mean for a constant."""
+    mean = _mean_of_rows(inputs)
+    return mean, _mean_of_rows(tf.math.squared_difference(inputs, tf.stop_gradient(mean)))
+
+
+def _sum_of_rows(tensor: tf.Tensor) -> tf.Tensor:
+    rows = tf.reshape(tensor, [-1, tensor.shape[-1]])
+    return tf.matmul(tf.ones([ONES, rows.shape[0]], rows.dtype), rows)[0]
+
+
 def _for_each_row(vector: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     """The vector, as often as there are rows in `shape`; its gradient is their sum."""
+    spread: tf.Tensor = tf.custom_gradient(lambda vector: (tf.broadcast_to(vector, shape), _sum_of_rows))(vector)
+    return spread
 
-    def spread(vector: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        def summed(above: tf.Tensor) -> tf.Tensor:
-            rows = tf.reshape(above, [-1, shape[-1]])
-            return tf.matmul(tf.ones([ONES, rows.shape[0]], rows.dtype), rows)[0]
 
-        return tf.broadcast_to(vector, shape), summed
+def _mean_of_rows(tensor: tf.Tensor) -> tf.Tensor:
+    count = tensor.shape[:-1].num_elements()
 
-    spread_out: tf.Tensor = tf.custom_gradient(spread)(vector)
-    return spread_out
+    def mean(tensor: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return _sum_of_rows(tensor) / count, lambda above: tf.broadcast_to(above / count, tensor.shape)
+
+    found: tf.Tensor = tf.custom_gradient(mean)(tensor)
+    return found

@@ -1,4 +1,4 @@
-"""numerics="fast": layer normalization as XLA programs compute it on a CPU."""
+"""numerics="fast": normalizations as XLA programs compute them on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ LAYERS: dict[str, Callable[[], keras.Layer]] = {
     "its axis as a list": lambda: layers.LayerNormalization(axis=[2], center=False),
     "without a scale": lambda: layers.LayerNormalization(scale=False),
     "over two axes": lambda: layers.LayerNormalization(axis=[1, 2]),
+    "of the batch": layers.BatchNormalization,
+    "of the batch, without a scale": lambda: layers.BatchNormalization(scale=False),
+    "of the batch, without an offset": lambda: layers.BatchNormalization(center=False),
+    "of the batch, of the first axis": lambda: layers.BatchNormalization(axis=1),
+    "of the batch, frozen": lambda: layers.BatchNormalization(trainable=False),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalization, "ROWS", 1)
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -28,7 +38,8 @@ def numbers(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_normalizations_stay_by_exact(name: str) -> None:
-    updates, curves = [], []
+    updates: list[np.ndarray] = []  # the moving averages too
+    curves = []
     for how in ({}, {"numerics": "fast", "plan": "xla"}):
         keras.utils.set_random_seed(7)
         body = [layers.Dense(3), LAYERS[name](), layers.Flatten(), layers.Dense(1)]
@@ -43,16 +54,27 @@ def test_normalizations_stay_by_exact(name: str) -> None:
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "products"), [("over the last axis", 1), ("without a scale", 0), ("over two axes", 0)])
-def test_the_scales_gradient_is_a_product(name: str, products: int) -> None:
+PRODUCTS = {
+    "over the last axis": 1,
+    "without a scale": 0,
+    "over two axes": 0,
+    "of the batch": 4,  # mean and variance, and the gradients of scale and shift
+    "of the batch, of the first axis": 0,
+    "of the batch, frozen": 0,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_sums_over_rows_are_products(name: str) -> None:
     layer = LAYERS[name]()
     layer.build((6, 4, 3))
 
     @tf.function
     def step(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape, normalization.summed_by_products(keras.Sequential([layer])):
-            loss = tf.reduce_sum(layer(x) ** 2)
-        return tape.gradient(loss, layer.trainable_variables)
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) ** 2)
+        return tape.gradient(loss, x)
 
     operations = step.get_concrete_function(tf.TensorSpec((6, 4, 3))).graph.get_operations()
-    assert sum(operation.type == "MatMul" for operation in operations) == products
+    assert sum(operation.type == "MatMul" for operation in operations) == PRODUCTS[name]

@@ -41,6 +41,7 @@ from fitcore.keras_private.layers import (
     added_losses,
     all_layers,
     autocast_scope,
+    called_as,
     own_weights,
     replaced,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "build_variables",
     "cache_validation",
     "called",
+    "called_as",
     "compile_metrics",
     "compute_loss",
     "count_step",
