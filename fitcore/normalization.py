@@ -35,9 +35,13 @@ def _layer(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:
     """A layer normalization's `call`, in which each row has a `gamma` of its own."""
     if layer.gamma is None or not _is_plain(layer, inputs):
         return otherwise(inputs)
-    gamma = _for_each_row(tf.convert_to_tensor(layer.gamma), inputs.shape)
-    with keras_private.replaced(layer, "gamma", gamma):
-        return otherwise(inputs)
+
+    def computed(inputs: tf.Tensor) -> Any:
+        gamma = _for_each_row(tf.convert_to_tensor(layer.gamma), inputs.shape)
+        with keras_private.replaced(layer, "gamma", gamma):
+            return type(layer).call(layer, inputs)
+
+    return keras_private.called_as(otherwise, computed, inputs)
 
 
 def _batch(layer: Any, otherwise: Callable[..., Any], inputs: Any, training: Any = None, mask: Any = None) -> Any:

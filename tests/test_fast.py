@@ -258,6 +258,30 @@ def test_what_xla_would_do_otherwise_is_left_to_the_graph(layer: type, why: str)
             fitted(make, numbers(20, 3), plan="xla")
 
 
+class Scaled(layers.Layer):
+    """Draws, and has a weight for whose use there is no rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = layers.Dropout(0.3)
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return self.dropout(x) * self.scale
+
+
+def test_noise_of_a_layer_that_draws_and_has_no_rule() -> None:
+    """Calling it again to measure would draw again: it is split, as in the exact tier."""
+    x, hows = numbers(8, 3), []
+    for how in ({}, {"numerics": "fast"}):
+        model = sequential([Scaled(), layers.Dense(1)], (3,), OPT.SGD(0.01))
+        history = fitcore.fit(model, x, x[:, :1], batch_size=4, verbose=0, noise=True, **how)
+        hows.append(list(history.noise.how.values()))
+    assert hows[1] == hows[0]
+
+
 def test_what_has_no_fixed_shape_is_left_to_the_graph() -> None:
     assert "plan        graph; only arrays in memory" in fitcore.explain(noisy(), dataset(), numerics="fast")
     fitcore.fit(noisy(), dataset(), numerics="fast", verbose=0)

@@ -39,7 +39,7 @@ def numbers(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("name", LAYERS)
 def test_normalizations_stay_by_exact(name: str) -> None:
     updates: list[np.ndarray] = []  # the moving averages too
-    curves = []
+    curves, hows = [], []
     for how in ({}, {"numerics": "fast", "plan": "xla"}):
         keras.utils.set_random_seed(7)
         body = [layers.Dense(3), LAYERS[name](), layers.Flatten(), layers.Dense(1)]
@@ -49,9 +49,11 @@ def test_normalizations_stay_by_exact(name: str) -> None:
         history = fitcore.fit(model, x, x[:, :1, 0], batch_size=6, verbose=0, noise=True, **how)
         updates.append(np.concatenate([(a - b).ravel() for a, b in zip(model.get_weights(), start)]))
         curves.append(history.steps["noise/trace"])
+        hows.append(list(history.noise.how.values()))
     exact, fast = updates
     assert np.linalg.norm(fast - exact) < 1e-5 * np.linalg.norm(exact)
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
+    assert hows[1] == hows[0]
 
 
 PRODUCTS = {

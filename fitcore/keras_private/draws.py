@@ -117,6 +117,8 @@ def draws_noted(draws: list[Draw]) -> Iterator[None]:
             raise refuse(f"keras.random.{name} is called without a seed")
         if not _generators_count():
             raise refuse("the installed Keras's SeedGenerator does not count")
+        if isinstance(generator, SeedGenerator) and not isinstance(generator.state.value, tf.Variable):
+            raise refuse(f"keras.random.{name} is called again, to measure the gradient noise of a layer that has no rule")
         draw: Callable[[dict[str, Any]], tf.Tensor]
         if name == "dropout":
             shape = _mask_shape(given)
