@@ -178,6 +178,8 @@ def main(argv: list[str]) -> None:
             peaks = f"{row['keras_peak_mb']:.0f} MB with Keras, {row['fitcore_peak_mb']:.0f} MB with fitcore"
             print(f"{'':12s} peak memory {peaks}: {row['memory_ratio']:.3f}", flush=True)
         rows.append(row)
+    if not rows:
+        return
     mean = math.exp(statistics.fmean(math.log(row["speedup"]) for row in rows))
     print(f"fitcore is {mean:.2f} times as fast as model.fit (geometric mean)")
     if FLAGS.json:

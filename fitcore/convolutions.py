@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -21,22 +21,13 @@ from fitcore.noise.convolutions import patches, per_dim, shifted
 PATCH_BYTES = 32 << 20  # of a layer's patches at most: they are kept for the backward pass
 MOST_IN_WINDOW = 16  # values whose maximum is taken one by one
 
-_CONVOLUTIONS = (layers.Conv2D, layers.Conv3D)  # Conv1D has no part that is its convolution alone
-_POOLINGS = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 
-
-@contextlib.contextmanager
-def by_products(model: Any) -> Iterator[None]:
+def by_products(model: Any) -> contextlib.AbstractContextManager[None]:
     """Within it the model's convolutions and maxima are computed so, where shapes are known and it fits into memory."""
-    with contextlib.ExitStack() as changed:
-        for layer in keras_private.all_layers(model) if not tf.config.list_logical_devices("GPU") else ():
-            kind = type(layer)
-            for bases, name, computed in ((_CONVOLUTIONS, "convolution_op", _convolved), (_POOLINGS, "call", _pooled)):
-                if isinstance(layer, bases) and any(getattr(kind, name) is getattr(base, name) for base in bases):
-                    changed.enter_context(
-                        keras_private.replaced(layer, name, functools.partial(computed, layer, getattr(layer, name)))
-                    )
-        yield
+    convolutions = (layers.Conv2D, layers.Conv3D)  # Conv1D has no part that is its convolution alone
+    poolings = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
+    methods = [(kind, "convolution_op", _convolved) for kind in convolutions] + [(kind, "call", _pooled) for kind in poolings]
+    return keras_private.computed_by(model, methods)
 
 
 def _convolved(layer: Any, otherwise: Callable[..., Any], inputs: Any, kernel: Any) -> Any:

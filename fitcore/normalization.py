@@ -6,8 +6,7 @@ XLA makes one loop of a sum and of what is summed, and walks down the columns in
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -19,16 +18,10 @@ ONES = 4  # rows of ones: of a single one XLA would make a loop again
 ROWS = 4096  # of a batch normalization's inputs at least: with fewer nothing is gained
 
 
-@contextlib.contextmanager
-def summed_by_products(model: Any) -> Iterator[None]:
+def summed_by_products(model: Any) -> contextlib.AbstractContextManager[None]:
     """Within it the model's normalizations are computed so, where they are over the last axis and shapes are known."""
-    with contextlib.ExitStack() as changed:
-        for layer in keras_private.all_layers(model) if not tf.config.list_logical_devices("GPU") else ():
-            for base, computed in ((layers.LayerNormalization, _layer), (layers.BatchNormalization, _batch)):
-                if type(layer).call is base.call:
-                    own = functools.partial(computed, layer, layer.call)
-                    changed.enter_context(keras_private.replaced(layer, "call", own))
-        yield
+    methods = [(layers.LayerNormalization, "call", _layer), (layers.BatchNormalization, "call", _batch)]
+    return keras_private.computed_by(model, methods)
 
 
 def _layer(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:

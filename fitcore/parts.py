@@ -86,7 +86,7 @@ def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[An
             if not jit_compile:  # else the step must be Keras's to the letter
                 unroll = not for_xla.get() and not on_replicas()  # over replicas, written out has other bits
                 changed.enter_context(keras_private.lean_recurrence(model, unroll, for_xla.get()))
-                if for_xla.get():
+                if for_xla.get() and not tf.config.list_logical_devices("GPU"):
                     changed.enter_context(by_products(model))
                     changed.enter_context(summed_by_products(model))
             return model(x, training=training) if with_training else model(x)

@@ -272,7 +272,7 @@ class Program:
                     carried = {**carried, "place": tf.identity(carried["place"])}
                 # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
                 deadline = tf.timestamp() + seconds if has_clock else None
-                with tf.control_dependencies([] if deadline is None else [deadline]):
+                with tf.control_dependencies([] if deadline is None else [deadline]):  # no step before the clock is read
                     i, on = tf.constant(0, tf.int64), steps > 0
             traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
             self._step_graphs[self._key(source)] = traced.graph
@@ -296,7 +296,8 @@ class Program:
                 if self.names:
                     curve = curve.write(row_number, row)
                 with on_host():
-                    i, on = i + 1, i + 1 < steps
+                    i += 1
+                    on = i < steps
                     if "stopped_by" in carried:
                         on = tf.logical_and(on, carried["stopped_by"] < 0)
                     if deadline is not None:

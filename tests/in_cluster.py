@@ -166,17 +166,21 @@ def together(strategy: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
-def records(strategy: Any, folder: Path) -> dict[str, Any]:
+def whole_batches() -> tuple[np.ndarray, np.ndarray]:
+    """Of one that is cut unevenly Keras divides by its parts, not by its rows."""
     x, y = data()
-    x, y = x[:96], y[:96]  # whole batches: of one cut unevenly Keras divides by its parts, not by its rows
+    return x[:96], y[:96]
+
+
+def records(strategy: Any, folder: Path) -> dict[str, Any]:
+    x, y = whole_batches()
     history = fitcore.fit(linear_under(strategy), x, y, batch_size=BATCH, shuffle=False, verbose=0, record=RECORD)
     return {name: history.steps[name].tolist() for name in RECORD}
 
 
 def noise(strategy: Any, folder: Path) -> dict[str, Any]:
     """Per example, from the workers' gradients, and none: what was measured, and the weights it ends in."""
-    x, y = data()
-    x, y = x[:96], y[:96]
+    x, y = whole_batches()
     found = {}
     for name, measured in NOISE.items():
         model = linear_under(strategy)

@@ -69,7 +69,7 @@ def test_records_are_the_whole_batchs(tmp_path: Path) -> None:
     process = start("records", tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    x, y = (each[:96] for each in in_cluster.data())
+    x, y = in_cluster.whole_batches()
     model = in_cluster.linear_under(None)
     history = fitcore.fit(model, x, y, batch_size=in_cluster.BATCH, shuffle=False, verbose=0, record=in_cluster.RECORD)
     for found in ends(tmp_path):
@@ -82,12 +82,14 @@ def test_noise_is_the_whole_batchs(tmp_path: Path) -> None:
     process = start("noise", tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    x, y = (each[:96] for each in in_cluster.data())
+    x, y = in_cluster.whole_batches()
+    alone = {}
+    for name, measured in (("examples", in_cluster.NOISE["examples"]), ("replicas", fitcore.GradientNoise("split", splits=2))):
+        model = in_cluster.linear_under(None)
+        history = fitcore.fit(model, x, y, batch_size=in_cluster.BATCH, shuffle=False, verbose=0, noise=measured)
+        alone[name] = history.noise
     for found in ends(tmp_path):
-        alone = {"examples": in_cluster.NOISE["examples"], "replicas": fitcore.GradientNoise("split", splits=2)}
-        for name, measured in alone.items():
-            model = in_cluster.linear_under(None)
-            curves = fitcore.fit(model, x, y, batch_size=in_cluster.BATCH, shuffle=False, verbose=0, noise=measured).noise
+        for name, curves in alone.items():
             scale = curves.batch_grad_norm_sq.max()  # |G|^2 is a difference
             for curve in in_cluster.NOISE_CURVES:
                 np.testing.assert_allclose(found[name][curve], getattr(curves, curve), rtol=1e-6, atol=1e-6 * scale)

@@ -30,13 +30,18 @@ def two_logical_cpus() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+def _pair() -> list[str]:
+    """The devices of a strategy of two."""
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        raise Impossible("there is one logical CPU")
+    return ["CPU:0", "CPU:1"]
+
+
 @functools.cache
 def mirrored() -> tf.distribute.Strategy:
     """The MirroredStrategy over two logical CPUs; one for all, since a second one would take the keys of the first one's sums
     for its own, and fail where shapes differ (Keras's fit too, seen with TensorFlow 2.21)."""
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        raise Impossible("there is one logical CPU")
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.MirroredStrategy(_pair())
 
 
 def one_device() -> tf.distribute.Strategy:
@@ -52,9 +57,7 @@ def central() -> tf.distribute.Strategy:
 @functools.cache
 def central_pair() -> tf.distribute.Strategy:
     """A CentralStorageStrategy in which two logical CPUs compute."""
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        raise Impossible("there is one logical CPU")
-    return tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.experimental.CentralStorageStrategy(_pair())
 
 
 UNDER: dict[str, tuple[str, Any, tuple[str, ...]]] = {  # by the prefix of a case's name

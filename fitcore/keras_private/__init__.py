@@ -42,6 +42,7 @@ from fitcore.keras_private.layers import (
     all_layers,
     autocast_scope,
     called_as,
+    computed_by,
     own_weights,
     replaced,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "called_as",
     "compile_metrics",
     "compute_loss",
+    "computed_by",
     "count_step",
     "draws_given",
     "draws_noted",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -53,6 +54,22 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             attributes[name] = before
         else:
             del attributes[name]
+
+
+@contextlib.contextmanager
+def computed_by(model: Any, methods: Sequence[tuple[type, str, Callable[..., Any]]]) -> Iterator[None]:
+    """Within it the model's layers compute some of their methods otherwise.
+
+    Args:
+      methods: (class, name of its method, own): own(layer, method, *arguments) is called instead, for layers of the class and
+        of those derived from it that haven't overridden the method.
+    """
+    with contextlib.ExitStack() as changed:
+        for layer in all_layers(model):
+            for base, name, own in methods:
+                if isinstance(layer, base) and getattr(type(layer), name) is getattr(base, name):
+                    changed.enter_context(replaced(layer, name, functools.partial(own, layer, getattr(layer, name))))
+        yield
 
 
 def called_as(method: Callable[..., Any], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
