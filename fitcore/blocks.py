@@ -26,7 +26,8 @@ from fitcore.tracing import for_xla
 
 BLOCK = 4096  # steps at most: a block's start costs as much as fifty steps of the smallest models
 FIRST = 8  # steps of a call's first block, if it isn't known how many fit into its seconds, or if they draw
-BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block
+BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block,
+FEW, MORE_BYTES = 12, 4 << 20  # but up to more where else it would be so few steps: at each start memory is had anew
 
 _OTHERWISE_BY_XLA = ("Random", "Rng", "Multinomial", "Assert")  # parts of the names of ops
 
@@ -157,7 +158,8 @@ class _Block:
         self.row_shape = row_spec.shape
         kept = [row_spec, *(each.spec for each in self._draws)]
         of_a_step = sum(spec.dtype.size * spec.shape.num_elements() for spec in kept)
-        self.most = max(1, min(BLOCK, BYTES // max(of_a_step, 1)))
+        few = min(FEW, MORE_BYTES // max(of_a_step, 1))
+        self.most = max(1, few, min(BLOCK, BYTES // max(of_a_step, 1)))
 
         def run(feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: Sequence[tf.Tensor]) -> Any:
             def more(i: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> tf.Tensor:

@@ -43,6 +43,7 @@ from fitcore.step import (
     metric_results,
     set_learning_rate,
 )
+from fitcore.tracing import fast
 
 
 class Engine:
@@ -201,9 +202,11 @@ class Engine:
         kept, optimizer = self.schedules, self.parts.optimizer
         rate = current(optimizer, "learning_rate") if "learning_rate" in per_step else None
         self.schedules, self.numerics = {**kept, **self._based(per_step)}, numerics
+        token = fast.set(numerics == "fast")
         try:
             yield
         finally:
+            fast.reset(token)
             self.schedules, self.numerics, self.by_xla = kept, "exact", False
             if rate is not None and not holds_number(optimizer):
                 set_learning_rate(optimizer, rate)

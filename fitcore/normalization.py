@@ -26,7 +26,7 @@ def summed_by_products(model: Any) -> contextlib.AbstractContextManager[None]:
 
 def _layer(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:
     """A layer normalization's `call`, in which each row has a `gamma` of its own."""
-    if layer.gamma is None or not _is_plain(layer, inputs):
+    if layer.gamma is None or not (is_plain(layer, inputs) and inputs.shape.is_fully_defined()):
         return otherwise(inputs)
 
     def computed(inputs: tf.Tensor) -> Any:
@@ -39,23 +39,14 @@ def _layer(layer: Any, otherwise: Callable[[Any], Any], inputs: Any) -> Any:
 
 def _batch(layer: Any, otherwise: Callable[..., Any], inputs: Any, training: Any = None, mask: Any = None) -> Any:
     """A batch normalization's `call`."""
-    if (
-        training is not True
-        or not layer.trainable
-        or mask is not None
-        or layer.synchronized
-        or getattr(layer, "renorm", False)
-        or not _is_plain(layer, inputs)
-        or inputs.shape[:-1].num_elements() < ROWS
-    ):
+    if not normalizes_batch(layer, inputs, training, mask) or (inputs.shape[:-1].num_elements() or 0) < ROWS:
         return otherwise(inputs, training=training, mask=mask)
 
     def computed(inputs: tf.Tensor, training: bool, mask: None) -> tf.Tensor:
         """As Keras's."""
         moments = getattr(layer, keras_private.BATCH_MOMENTS)
         mean, variance = keras_private.called_as(moments, _moments, inputs, mask)
-        for average, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            average.assign(average * layer.momentum + now * (1.0 - layer.momentum))
+        keep_moving(layer, mean, variance)
         scale = tf.math.rsqrt(variance + layer.epsilon)
         if layer.gamma is not None:
             scale *= layer.gamma
@@ -67,11 +58,23 @@ def _batch(layer: Any, otherwise: Callable[..., Any], inputs: Any, training: Any
     return keras_private.called_as(otherwise, computed, inputs, training=training, mask=mask)
 
 
-def _is_plain(layer: Any, inputs: Any) -> bool:
-    """Whether it normalizes along the last axis, of a known shape, without casting."""
+def normalizes_batch(layer: Any, inputs: Any, training: Any, mask: Any) -> bool:
+    """Whether a batch normalization does nothing but to normalize by this batch's moments."""
+    special = mask is not None or layer.synchronized or getattr(layer, "renorm", False)
+    return training is True and layer.trainable and not special and is_plain(layer, inputs)
+
+
+def keep_moving(layer: Any, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    """A batch normalization's moving averages, by Keras's formula."""
+    for average, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        average.assign(average * layer.momentum + now * (1.0 - layer.momentum))
+
+
+def is_plain(layer: Any, inputs: Any) -> bool:
+    """Whether a normalization is along the last axis, without casting."""
     rank = inputs.shape.rank
     along_last = layer.axis in (-1, [-1], rank - 1, [rank - 1])
-    return along_last and inputs.shape.is_fully_defined() and layer.variable_dtype == layer.compute_dtype == inputs.dtype
+    return along_last and layer.variable_dtype == layer.compute_dtype == inputs.dtype
 
 
 def _moments(inputs: tf.Tensor, mask: None) -> tuple[tf.Tensor, tf.Tensor]:

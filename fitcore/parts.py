@@ -13,8 +13,9 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.convolutions import by_products
 from fitcore.normalization import summed_by_products
+from fitcore.onednn import by_onednn
 from fitcore.step import Optimizer, Parts, check_logs
-from fitcore.tracing import for_xla, on_replicas
+from fitcore.tracing import fast, for_xla, on_replicas
 
 Loss = Callable[..., tf.Tensor]  # (y_true, y_pred, sample_weight) -> scalar; a `keras.losses.Loss` is one
 
@@ -86,9 +87,12 @@ def _forward(model: Any, with_training: bool, jit_compile: bool) -> Callable[[An
             if not jit_compile:  # else the step must be Keras's to the letter
                 unroll = not for_xla.get() and not on_replicas()  # over replicas, written out has other bits
                 changed.enter_context(keras_private.lean_recurrence(model, unroll, for_xla.get()))
-                if for_xla.get() and not tf.config.list_logical_devices("GPU"):
+                on_cpu = not tf.config.list_logical_devices("GPU")
+                if on_cpu and for_xla.get():
                     changed.enter_context(by_products(model))
                     changed.enter_context(summed_by_products(model))
+                elif on_cpu and training:
+                    changed.enter_context(by_onednn(model, exact=not fast.get()))
             return model(x, training=training) if with_training else model(x)
 
     return forward

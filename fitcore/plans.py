@@ -1,6 +1,7 @@
 """In which form `numerics="fast"` trains: measured once for a model, its batches and this machine, and remembered.
 
-    graph   TensorFlow's kernels, as numerics="exact" has them, but for the optimizer's (optimizers/fused.py)
+    graph   TensorFlow's kernels, as numerics="exact" has them, but for the optimizer's (optimizers/fused.py) and, on a CPU,
+            those of convolutions and batch normalizations (onednn.py)
     xla     blocks of steps, each one XLA program (blocks.py)
 
 XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but what
@@ -32,7 +33,7 @@ from fitcore.engine import Engine
 from fitcore.run import Run
 
 PLANS = ("auto", "graph", "xla")
-PROGRAMS = 2  # how the forms' programs are made: what was measured of others counts no longer
+PROGRAMS = 3  # how the forms' programs are made: what was measured of others counts no longer
 STEPS, ROUNDS = 16, 3  # of each form, when measuring
 CALL_SECONDS, MOST_STEPS = 0.02, 1024  # more steps of those so short that a call's own cost would count, up to so many
 HOPELESS, SLOW = 3.0, 0.005  # times slower than the other form in its first steps, and seconds per step: no more are made

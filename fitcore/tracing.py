@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+fast = contextvars.ContextVar("fast", default=False)  # whether it is for a fit with numerics="fast"
 for_xla = contextvars.ContextVar("for_xla", default=False)  # whether it is for a program of XLA's
 
 

@@ -17,7 +17,7 @@ FLOORS = [
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "noise"],
     ["optimizers", "blocks", "convolutions", "normalization", "replicas"],
-    ["step", "program"],
+    ["step", "program", "onednn"],
     ["hooks", "parts"],
     ["schedules"],
     ["assembly"],

@@ -35,7 +35,7 @@ from fitcore.keras_private.draws import (
     seeds_ahead,
 )
 from fitcore.keras_private.functions import called
-from fitcore.keras_private.kernels import op_definition, registered_kernels
+from fitcore.keras_private.kernels import has_onednn, onednn, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
     added_losses,
@@ -43,6 +43,7 @@ from fitcore.keras_private.layers import (
     autocast_scope,
     called_as,
     computed_by,
+    is_noted,
     own_weights,
     replaced,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "global_seed",
     "global_seed_generator_state",
     "has_loss",
+    "has_onednn",
     "has_own_function",
     "has_own_schedule",
     "has_own_update",
@@ -132,6 +134,7 @@ __all__ = [
     "initial_epoch",
     "inner_optimizer",
     "is_generator_adapter",
+    "is_noted",
     "is_trainer",
     "lean_recurrence",
     "loss_tracker",
@@ -140,6 +143,7 @@ __all__ = [
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
+    "onednn",
     "op_definition",
     "op_determinism",
     "optimizer_slots",

@@ -72,9 +72,14 @@ def computed_by(model: Any, methods: Sequence[tuple[type, str, Callable[..., Any
         yield
 
 
+def is_noted(method: Callable[..., Any]) -> bool:
+    """Whether somebody notes the calls of a layer's method (noise/watch.py)."""
+    return hasattr(method, "method")
+
+
 def called_as(method: Callable[..., Any], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`own` called in place of a layer's method, by way of who notes the method's calls, if somebody does (noise/watch.py)."""
-    if not hasattr(method, "method"):
+    """`own` called in place of a layer's method, by way of who notes the method's calls, if somebody does."""
+    if not is_noted(method):
         return own(*args, **kwargs)
     with replaced(method, "method", own):
         return method(*args, **kwargs)
