@@ -19,6 +19,7 @@ from fitcore.noise.convolutions import per_dim
 from fitcore.normalization import keep_moving, normalizes_batch
 
 Gradients = Callable[..., Any]
+_custom_gradient: Callable[[Gradients], Gradients] = tf.custom_gradient  # typed
 
 
 def by_onednn(model: Any, exact: bool) -> contextlib.AbstractContextManager[None]:
@@ -59,17 +60,17 @@ def _convolved(layer: Any, otherwise: Callable[..., Any], inputs: Any, kernel: A
     }
 
     # Each is linear in both of its arguments, and its gradients are the other two: so there are gradients of any order.
-    @tf.custom_gradient
+    @_custom_gradient
     def convolution(x: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
         (y,) = keras_private.onednn("Conv2D", [x, w], is_filter_const=False, **how)
         return y, lambda d: (of_inputs(w, d, tf.shape(x)), of_kernel(x, d, tf.shape(w)))
 
-    @tf.custom_gradient
+    @_custom_gradient
     def of_inputs(w: tf.Tensor, d: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
         (gradient,) = keras_private.onednn("Conv2DBackpropInput", [shape, w, d], **how)
         return gradient, lambda above: (of_kernel(above, d, tf.shape(w)), convolution(above, w), None)
 
-    @tf.custom_gradient
+    @_custom_gradient
     def of_kernel(x: tf.Tensor, d: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
         (gradient,) = keras_private.onednn("Conv2DBackpropFilter", [x, shape, d], **how)
         return gradient, lambda above: (of_inputs(above, d, tf.shape(x)), convolution(x, above), None)
@@ -88,11 +89,11 @@ def _pooled(layer: Any, otherwise: Callable[..., Any], inputs: Any) -> Any:
         return otherwise(inputs)
     how = {"ksize": [1, *size, 1], "strides": [1, *strides, 1], "padding": layer.padding.upper(), "data_format": "NHWC"}
 
-    @tf.custom_gradient
+    @_custom_gradient
     def pool(x: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
         y, places = keras_private.onednn("MaxPool", [x], workspace_enabled=True, explicit_paddings=[], **how)
 
-        @tf.custom_gradient
+        @_custom_gradient
         def of_inputs(d: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
             def by_onednn() -> tf.Tensor:
                 return keras_private.onednn("MaxPoolGrad", [x, y, d, places], workspace_enabled=True, **how)[0]
@@ -120,13 +121,13 @@ def _normalized(layer: Any, otherwise: Callable[..., Any], inputs: Any, training
     how = {"epsilon": float(layer.epsilon), "data_format": "NHWC", "is_training": True}
     zeros = tf.zeros(inputs.shape[-1:])
 
-    @tf.custom_gradient
+    @_custom_gradient
     def normalization(x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tuple[Any, Gradients]:
         given = [x, scale, shift, zeros, zeros]
         y, _, _, *kept = keras_private.onednn("FusedBatchNormV3", given, exponential_avg_factor=1.0, **how)
         mean, variance, _ = kept
 
-        @tf.custom_gradient
+        @_custom_gradient
         def backward(d: tf.Tensor, x: tf.Tensor, scale: tf.Tensor) -> tuple[Any, Gradients]:
             found = keras_private.onednn("FusedBatchNormGradV3", [d, x, scale, *kept], **how)[:3]
 

@@ -35,6 +35,7 @@ from fitcore.run import Run
 PLANS = ("auto", "graph", "xla")
 PROGRAMS = 3  # how the forms' programs are made: what was measured of others counts no longer
 STEPS, ROUNDS = 16, 3  # of each form, when measuring
+CLOSE, MORE_ROUNDS = 1.25, 9  # where they take about as long, so many: one may have been disturbed
 CALL_SECONDS, MOST_STEPS = 0.02, 1024  # more steps of those so short that a call's own cost would count, up to so many
 HOPELESS, SLOW = 3.0, 0.005  # times slower than the other form in its first steps, and seconds per step: no more are made
 
@@ -157,7 +158,9 @@ def _measure(run: Run, record: Any) -> Measured:
             if xla[0] > max(HOPELESS * graph[0], SLOW):
                 return Measured(graph[0], xla[0])
             steps = min(max(STEPS, int(CALL_SECONDS / min(graph + xla))), MOST_STEPS)
-            for _ in range(ROUNDS):
+            for done in range(MORE_ROUNDS):
+                if done >= ROUNDS and max(min(graph), min(xla)) > CLOSE * min(*graph, *xla):
+                    break
                 for by_xla, found in ((False, graph), (True, xla)):
                     engine.by_xla = by_xla
                     found.append(_seconds(run, record, steps))

@@ -224,6 +224,24 @@ def test_measuring_changes_nothing_and_is_done_once(tmp_path: Path, monkeypatch:
     assert f"{found.plan}; measured" in fitcore.explain(noisy(), *data(44), batch_size=4, numerics="fast")
 
 
+@pytest.mark.parametrize(("undisturbed", "calls"), [(0.5, 3), (0.9, 9)])
+def test_forms_that_take_about_as_long_are_measured_longer(
+    undisturbed: float, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {False: 0, True: 0}
+
+    def seconds(run: Any, record: Any, steps: int) -> float:
+        made[by_xla := run.engine.by_xla] += 1
+        return undisturbed if by_xla and (undisturbed == 0.5 or made[True] > 6) else 1.0 + 0.2 * by_xla
+
+    monkeypatch.setenv("FITCORE_CACHE", str(tmp_path / "plans.json"))
+    monkeypatch.setattr(plans, "_seconds", seconds)
+    fitted(noisy, numbers(44, 3), plan="auto")
+    (key,) = plans._all()
+    assert plans.remembered(key) == plans.Measured(1.0, undisturbed)
+    assert made == {False: 2 + calls, True: 2 + calls}
+
+
 class Shuffling(layers.Layer):
     def call(self, x: Any, training: bool = False) -> Any:
         return keras.random.shuffle(x, seed=3) if training else x
