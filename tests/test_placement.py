@@ -148,6 +148,13 @@ def test_a_plain_step_copies_nothing_at_all() -> None:
     assert {each.what for each in in_loop(graph)} == {"asked for"}
 
 
+def test_kernels_that_cpus_alone_have_are_left_out() -> None:
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    (graph,) = graphs(model, np.zeros((64, 4, 4, 3), "float32"), ROWS[:, :1], "plain")
+    assert in_words(sorted_out(in_loop(graph))[1]) == []
+
+
 def test_a_layer_that_needs_the_host_is_named() -> None:
     class Digest(keras.layers.Layer):
         def call(self, x: Any) -> Any:
