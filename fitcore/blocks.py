@@ -27,7 +27,7 @@ from fitcore.tracing import for_xla
 BLOCK = 4096  # steps at most: a block's start costs as much as fifty steps of the smallest models
 FIRST = 8  # steps of a call's first block, if it isn't known how many fit into its seconds, or if they draw
 BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block,
-FEW, MORE_BYTES = 20, 8 << 20  # but up to more where else it would be so few steps: at each start memory is had anew
+MORE_BYTES = 4 << 20  # but up to so many where it would be fewer than `FIRST` steps: at each start memory is had anew
 
 _OTHERWISE_BY_XLA = ("Random", "Rng", "Multinomial", "Assert")  # parts of the names of ops
 
@@ -97,7 +97,7 @@ def trace(
                 passed = tf.timestamp() - started
                 left = tf.cast(done, tf.float64) * (seconds - passed) / passed - tf.cast(n, tf.float64)
                 left = tf.cast(tf.clip_by_value(left, FIRST, BLOCK), tf.int64)  # the seconds may be infinite
-                expected = tf.where(fit_in > 0, tf.maximum(fit_in - n, FIRST), 4 * FIRST)
+                expected = tf.where(fit_in > 0, tf.maximum(fit_in - n, 1), 4 * FIRST)
                 following = tf.minimum(following, tf.where(tf.equal(done, 0), expected, left))
             drawn_meanwhile = full.draw(following, skipped=n)
 
@@ -114,9 +114,10 @@ def trace(
             return done + ran, carried, logs, curve.write(curve.size(), rows), following, drawn_meanwhile
 
         zero = tf.constant(0, tf.int64)
-        if has_clock:  # what a longer block draws is better drawn while another runs
-            longest = min(FIRST, full.most) if full.draws_any and full.most > FEW else full.most
-            n = tf.minimum(end - first, tf.clip_by_value(fit_in, min(FIRST, full.most), longest))
+        if has_clock and full.draws_any:  # what a longer block draws is better drawn while another runs
+            n = tf.minimum(end - first, min(FIRST, full.most))
+        elif has_clock:
+            n = tf.minimum(end - first, tf.clip_by_value(fit_in, min(FIRST, full.most), full.most))
         else:
             n = tf.minimum(end - first, full.most)
         curve = tf.TensorArray(tf.float64, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, *full.row_shape])
@@ -158,7 +159,7 @@ class _Block:
         self.row_shape = row_spec.shape
         kept = [row_spec, *(each.spec for each in self._draws)]
         of_a_step = sum(spec.dtype.size * spec.shape.num_elements() for spec in kept)
-        few = min(FEW, MORE_BYTES // max(of_a_step, 1))
+        few = min(FIRST, MORE_BYTES // max(of_a_step, 1))
         self.most = max(1, few, min(BLOCK, BYTES // max(of_a_step, 1)))
 
         def run(feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: Sequence[tf.Tensor]) -> Any:

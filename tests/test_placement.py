@@ -149,7 +149,8 @@ def test_a_plain_step_copies_nothing_at_all() -> None:
 
 
 def test_kernels_that_cpus_alone_have_are_left_out() -> None:
-    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    body = [keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4, 4, 3)), *body])
     model.compile("adam", "mse")
     (graph,) = graphs(model, np.zeros((64, 4, 4, 3), "float32"), ROWS[:, :1], "plain")
     assert in_words(sorted_out(in_loop(graph))[1]) == []
