@@ -26,6 +26,7 @@ from fitcore.tracing import for_xla
 
 BLOCK = 4096  # steps at most: a block's start costs as much as fifty steps of the smallest models
 FIRST = 8  # steps of a call's first block, if it isn't known how many fit into its seconds, or if they draw
+HEAVY, LONGER = 16, 4  # if fewer than so many fit in, a call takes longer: each start costs the time of such a step
 BYTES = 1 << 20  # of random numbers and of what is recorded, at most, in a block,
 MORE_BYTES = 4 << 20  # but up to so many where it would be fewer than `FIRST` steps: at each start memory is had anew
 
@@ -117,7 +118,8 @@ def trace(
         if has_clock and full.draws_any:  # what a longer block draws is better drawn while another runs
             n = tf.minimum(end - first, min(FIRST, full.most))
         elif has_clock:
-            n = tf.minimum(end - first, tf.clip_by_value(fit_in, min(FIRST, full.most), full.most))
+            n = tf.where(fit_in < HEAVY, LONGER * fit_in, fit_in)
+            n = tf.minimum(end - first, tf.clip_by_value(n, min(FIRST, full.most), full.most))
         else:
             n = tf.minimum(end - first, full.most)
         curve = tf.TensorArray(tf.float64, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, *full.row_shape])
