@@ -80,7 +80,7 @@ SCHEDULE = "the step's number, of which a schedule makes a learning rate on the 
 ACCEPTED = (
     Accepted(COUNTING, what="asked for", name="while/*"),
     Accepted(SCHEDULE, what="to the device", op="AddV2", dtype="int64", name="while/add*"),
-    Accepted(STOP, what="to the host", op="SelectV2", dtype="int64", at="Less.x", name="SelectV2"),
+    Accepted(STOP, what="to the host", op="SelectV2", dtype="int64", at="Less.x", name="SelectV2*"),
     Accepted(STOP, what="to the host", op="Merge", dtype="int64", at="Less.x", name="while/cond*"),
     Accepted(RESIZE, what="to the host", op="Merge", dtype="int64", at="AddV2.y", name="while/carried*"),
     Accepted(RESIZE, name="assert_positive/*"),
