@@ -160,9 +160,8 @@ class _Block:
         self._log_specs, row_spec, _ = once.structured_outputs
         self.row_shape = row_spec.shape
         kept = [row_spec, *(each.spec for each in self._draws)]
-        of_a_step = sum(spec.dtype.size * spec.shape.num_elements() for spec in kept)
-        few = min(FIRST, MORE_BYTES // max(of_a_step, 1))
-        self.most = max(1, few, min(BLOCK, BYTES // max(of_a_step, 1)))
+        of_a_step = max(1, sum(spec.dtype.size * spec.shape.num_elements() for spec in kept))
+        self.most = max(1, min(FIRST, MORE_BYTES // of_a_step), min(BLOCK, BYTES // of_a_step))
 
         def run(feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: Sequence[tf.Tensor]) -> Any:
             def more(i: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray) -> tf.Tensor:
