@@ -14,9 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from fitcore.graph_loop import Carried
 from fitcore.hooks import SETTINGS, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
-from fitcore.program import Carried, StepFunction
+from fitcore.program import StepFunction
 from fitcore.replicas import Replicas
 from fitcore.schedules.hyperparameters import Schedules, under
 from fitcore.step import (

@@ -24,12 +24,13 @@ from fitcore import keras_private
 from fitcore.assembly import check_noise, check_rules, evaluation_step, training_step
 from fitcore.cluster.agreement import Agreement
 from fitcore.data import Stream
+from fitcore.graph_loop import Carried
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zeros
 from fitcore.optimizers.in_xla import updating_in_xla
 from fitcore.parts import Loss, compiled_parts, explicit_parts
-from fitcore.program import Carried, Chunk, Program, StepFunction
+from fitcore.program import Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
 from fitcore.schedules import EachEpoch
 from fitcore.schedules.functions import takes_base
@@ -173,7 +174,7 @@ class Engine:
 
     def graphs(self) -> list[tf.Graph]:
         """The programs traced so far for training, whole."""
-        return [graph for key, program in self._programs.items() if key != "test" for graph in program.graphs()]
+        return [graph for key, program in self._programs.items() if key[0] != "test" for graph in program.graphs()]
 
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
@@ -329,7 +330,8 @@ class Engine:
         check_noise(self.parts.optimizer, self.has_own_step, self.run_eagerly)
         recorders = self.recorders(record)
         check_rules(rules, recorders)
-        key = ("train", tuple(recorders.items()), rules, self.numerics, self.by_xla, tuple(sorted(self.schedules.items())))
+        how = self.numerics, self.by_xla, self.steps_per_execution
+        key = ("train", tuple(recorders.items()), rules, *how, tuple(sorted(self.schedules.items())))
         if key not in self._programs:
             self._programs[key] = self._program(
                 "train", self._training_step(recorders, rules), tuple(recorders), by_xla=self.by_xla
@@ -338,10 +340,11 @@ class Engine:
 
     def test_program(self) -> Program:
         """The program that evaluates."""
-        if "test" not in self._programs:
+        key = ("test", self.steps_per_execution)
+        if key not in self._programs:
             step = evaluation_step(self.parts, self._own_test_step, self.replicas)
-            self._programs["test"] = self._program("test", step, ())
-        return self._programs["test"]
+            self._programs[key] = self._program("test", step, ())
+        return self._programs[key]
 
     @property
     def strategy(self) -> Any:
@@ -395,6 +398,8 @@ class Engine:
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
             by_xla=by_xla,
+            # With several steps in an execution Keras's own loop is what TensorFlow optimizes.
+            alone=self.steps_per_execution == 1 and not self.jit_compile and self.agreement is None,
             agree=None if self.agreement is None else self.agreement.steps,
         )
 

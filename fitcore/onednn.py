@@ -3,6 +3,8 @@
 TensorFlow's wheels for x86 have them, but off by default on CPUs without instructions for neural networks, and then its own
 convolutions take twice as long. They add up in another order: so they are for the fast tier. A maximum has nothing to add up:
 where windows don't overlap, pooling has the very bits of TensorFlow's, and the exact tier has it too.
+
+Where TensorFlow has switched oneDNN on, it puts these kernels into every graph, and nothing is left to ask for.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ _custom_gradient: Callable[[Gradients], Gradients] = tf.custom_gradient  # typed
 
 
 def by_onednn(model: Any, exact: bool) -> contextlib.AbstractContextManager[None]:
-    """Within it the model's layers are computed so, where oneDNN has their kind.
+    """Within it the model's layers are computed so, where oneDNN has their kind and TensorFlow doesn't use it anyway.
 
     Args:
       model: its layers.
       exact: only where the bits are TensorFlow's.
     """
+    if keras_private.onednn_is_on():
+        return contextlib.nullcontext()
     methods: list[tuple[type, str, Callable[..., Any]]] = [(layers.MaxPooling2D, "call", _pooled)]
     if not exact:
         methods += [(layers.Conv2D, "convolution_op", _convolved), (layers.BatchNormalization, "call", _normalized)]

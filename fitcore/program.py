@@ -1,13 +1,6 @@
-"""The inner loop: many steps in one compiled call.
+"""A step function's compiled programs: one for each kind of source, traced at its first use and kept.
 
-    call(feed, first batch, step index, how many, seconds, carried):
-        while steps are left, data are left, no rule has stopped and the seconds have not passed:
-            batch = the source's next one
-            carried = step(batch, carried)  # fitcore/step.py
-            curve[i] = its recorded scalars
-        return how many ran, whether the data ended, last logs, curve, carried
-
-How many steps a call makes is an argument, not part of the graph: one trace serves them all.
+The loop around the step, many steps in one compiled call, is `graph_loop`'s, or `blocks`' where XLA compiles it.
 """
 
 from __future__ import annotations
@@ -23,18 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fitcore import blocks, keras_private, replicas
+from fitcore import blocks, graph_loop, keras_private, replicas
 from fitcore.cluster import role
-from fitcore.data.sources import ArraySource, Source, on_host, without_optionals
+from fitcore.data.sources import ArraySource, Source, without_optionals
+from fitcore.graph_loop import Carried
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 
 _DRAWS_FROM_A_GENERATOR = ("Rng", "StatefulRandom", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
-
-# What the loop hands from one step to the next, by name; most programs carry nothing.
-#   state, stopped_by   of the hooks' rules: float64 vector; int64 index of the rule that stopped, or -1
-#   rows, place         where the batch size may change: int64 rows in the next batch, and the row of the pass it begins at
-Carried = Mapping[str, tf.Tensor]
 
 # (batch, step index, carried) -> (logs or None, what is recorded by name: scalars or vectors, carried)
 StepFunction = Callable[[Any, tf.Tensor, Carried], tuple[Any, dict[str, Any], Carried]]
@@ -86,6 +75,7 @@ class Program:
         jit_compile: bool = False,
         run_eagerly: bool = False,
         by_xla: bool = False,
+        alone: bool = False,
         agree: Callable[[int], int] | None = None,
     ) -> None:
         self.names = names
@@ -97,6 +87,8 @@ class Program:
         self._eager_step = step
         self._run_eagerly = run_eagerly
         self._by_xla = by_xla
+        self._alone = alone
+        self._not_again: set[Any] = set()  # keys of those whose step is optimized already
         self._agree = agree
         self._compiled: dict[Any, Any] = {}  # concrete functions
         self._past_end: dict[Any, Callable[..., Any]] = {}
@@ -155,10 +147,12 @@ class Program:
             return chunk
         limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
         arguments = (feed, *limits, carried, _int64(fit_in)) if self._by_xla else (feed, *limits, carried)
-        if isinstance(source, ArraySource) and not source.replicated and not carried:
-            ran, ended, logs, curve, left = keras_private.called(call, *arguments)
-        else:
-            ran, ended, logs, curve, left = call(*arguments)
+        again = self._key(source) not in self._not_again
+        with contextlib.nullcontext() if again else keras_private.not_optimized_again():
+            if isinstance(source, ArraySource) and not source.replicated and not carried:
+                ran, ended, logs, curve, left = keras_private.called(call, *arguments)
+            else:
+                ran, ended, logs, curve, left = call(*arguments)
         count = int(ran)
         self._pace = count / (time.perf_counter() - started)
         role.beat()
@@ -260,68 +254,14 @@ class Program:
             self.traced.append(what)
             return call
         self.traced.append(what)
-        feed_spec, batch_spec = source.specs()
-        while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
-
-        def loop(feed: Any, first: tf.Tensor, index: tf.Tensor, steps: tf.Tensor, seconds: tf.Tensor, carried: Carried) -> Any:
-            # What goes round beside the step costs as much as a small model's step: so it is little, and whether another is
-            # to follow is found out beside this one, not in the loop's condition, for which the next step would wait.
-            with on_host():  # what is counted there stays there, all the way round the loop
-                first, index, steps = tf.identity(first), tf.identity(index), tf.identity(steps)
-                if "place" in carried:
-                    carried = {**carried, "place": tf.identity(carried["place"])}
-                # The clock is read in the graph: preparing it, at the first call, is not the steps' time.
-                deadline = tf.timestamp() + seconds if has_clock else None
-                with tf.control_dependencies([] if deadline is None else [deadline]):  # no step before the clock is read
-                    i, on = tf.constant(0, tf.int64), steps > 0
-            traced = self._step.get_concrete_function(batch_spec, tf.TensorSpec([], tf.int64), carried_specs)
-            self._step_graphs[self._key(source)] = traced.graph
-            # Its arguments are the batch, the index, what is carried and what it captures.
-            counts = bool(traced.inputs[-len(traced.captured_inputs) - len(carried_specs) - 1].consumers())
-            log_specs = traced.structured_outputs[0]
-            no_logs = tf.nest.map_structure(lambda out: tf.zeros([d or 0 for d in out.shape], out.dtype), log_specs)
-            no_row = tf.zeros(traced.structured_outputs[1].shape, tf.float64)
-            curve = tf.TensorArray(tf.float64, size=tf.cast(steps, tf.int32), element_shape=no_row.shape)
-
-            def body(i: tf.Tensor, on: tf.Tensor, carried: Carried, logs: Any, curve: tf.TensorArray) -> Any:
-                with on_host():
-                    place, row_number = carried.get("place", first + i), tf.cast(i, tf.int32)
-                    step = index + i if counts else i
-                    moved = _moved(carried)
-                exists, get = source.next_batch(feed, place, carried.get("rows"))
-                if exists is None:
-                    logs, row, carried = self._step(get(), step, moved)
-                else:
-                    logs, row, carried = cond(exists, lambda: self._step(get(), step, moved), lambda: (logs, no_row, carried))
-                if self.names:
-                    curve = curve.write(row_number, row)
-                with on_host():
-                    i += 1
-                    on = i < steps
-                    if "stopped_by" in carried:
-                        on = tf.logical_and(on, carried["stopped_by"] < 0)
-                    if deadline is not None:
-                        with tf.control_dependencies([row]):  # once the step has been made
-                            on = tf.logical_and(on, tf.timestamp() < deadline)
-                    if exists is not None:  # without a batch this was no step, which a negative number says
-                        i, on = tf.where(exists, i, -i), tf.logical_and(on, exists)
-                    if "place" in carried:  # from here, not by way of the branch, which would bring it to the device
-                        carried = {**carried, "place": tf.where(exists, moved["place"], place)}
-                return i, on, carried, logs, curve
-
-            start = (i, on, carried, no_logs, curve)
-            carried_shapes = {name: spec.shape for name, spec in carried_specs.items()}
-            log_shapes = tf.nest.map_structure(lambda out: out.shape, log_specs)
-            shapes = (tf.TensorShape([]), tf.TensorShape([]), carried_shapes, log_shapes, tf.TensorShape(None))
-            i, _, carried, logs, curve = while_loop(lambda i, on, *_: on, body, start, shape_invariants=shapes)
-            with on_host():
-                ended = i < 0
-                ran = tf.where(ended, -i - 1, i)
-            return ran, ended, logs or self._results(), curve.stack() if self.names else no_row, carried
-
-        return tf.function(loop, autograph=False).get_concrete_function(
-            feed_spec, *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.float64), carried_specs
+        call, alone = graph_loop.trace(
+            self._step, self._results, source, carried_specs, has_clock=has_clock, records=bool(self.names), alone=self._alone
         )
+        specs = source.specs()[1], tf.TensorSpec([], tf.int64), carried_specs
+        self._step_graphs[self._key(source)] = self._step.get_concrete_function(*specs).graph
+        if alone:
+            self._not_again.add(self._key(source))
+        return call
 
     def _run_eager_steps(
         self, source: Source, feed: Any, first: int, index: int, steps: int, seconds: float, carried: Carried
@@ -333,7 +273,7 @@ class Program:
             if exists is not None and not bool(exists):
                 ended = True
                 break
-            logs, recorded, carried = self._eager_step(get(), _int64(index + len(rows)), _moved(carried))
+            logs, recorded, carried = self._eager_step(get(), _int64(index + len(rows)), graph_loop.moved(carried))
             rows.append(self._row(recorded).numpy())
         width = sum(self._lengths.get(name, 1) for name in self.names)
         columns = self._columns(np.asarray(rows, np.float64).reshape(len(rows), width))
@@ -359,11 +299,6 @@ class Program:
                 columns[name] = rows[:, start] if end == start + 1 else rows[:, start:end]
             start = end
         return columns
-
-
-def _moved(carried: Carried) -> Carried:
-    """The place in the data behind the batch that begins there, if it is carried."""
-    return {**carried, "place": carried["place"] + carried["rows"]} if "place" in carried else carried
 
 
 def _specs(carried: Carried) -> dict[str, tf.TensorSpec]:

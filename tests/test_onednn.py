@@ -17,7 +17,8 @@ from fitcore import keras_private
 from fitcore.onednn import by_onednn
 
 pytestmark = pytest.mark.skipif(
-    not keras_private.has_onednn("Conv2D") or bool(tf.config.list_physical_devices("GPU")), reason="no oneDNN, or a GPU"
+    not keras_private.has_onednn("Conv2D") or keras_private.onednn_is_on() or bool(tf.config.list_physical_devices("GPU")),
+    reason="oneDNN is missing, or on by itself, or there is a GPU",
 )
 
 

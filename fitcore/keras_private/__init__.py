@@ -35,7 +35,7 @@ from fitcore.keras_private.draws import (
     seeds_ahead,
 )
 from fitcore.keras_private.functions import called
-from fitcore.keras_private.kernels import has_onednn, onednn, op_definition, registered_kernels
+from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
     added_losses,
@@ -47,6 +47,7 @@ from fitcore.keras_private.layers import (
     own_weights,
     replaced,
 )
+from fitcore.keras_private.optimized import not_optimized_again, optimized
 from fitcore.keras_private.optimizers import (
     count_step,
     has_own_schedule,
@@ -143,9 +144,12 @@ __all__ = [
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
+    "not_optimized_again",
     "onednn",
+    "onednn_is_on",
     "op_definition",
     "op_determinism",
+    "optimized",
     "optimizer_slots",
     "overrides",
     "own_weights",

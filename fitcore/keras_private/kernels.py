@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import kernels, op_def_registry
+from tensorflow.python.util import _pywrap_util_port
 
 _ONEDNN = "MklNameChangeOp"  # the label of oneDNN's kernels for ops of TensorFlow's own memory layout
 
@@ -42,6 +43,14 @@ def has_onednn(op: str) -> bool:
         each.label == _ONEDNN and each.device_type == "CPU" and tf.float32 in each.constraint[0].allowed_values.list.type
         for each in found
     )
+
+
+def onednn_is_on() -> bool:
+    """Whether TensorFlow puts oneDNN's kernels in place of its own in every graph of this process.
+
+    Why: it decides so by the CPU and by TF_ENABLE_ONEDNN_OPTS when it is loaded, and has no public getter (TensorFlow >= 2.5).
+    """
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 def onednn(op: str, inputs: Sequence[tf.Tensor], **attributes: Any) -> list[tf.Tensor]:

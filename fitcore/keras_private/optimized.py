@@ -1,0 +1,194 @@
+"""A traced function in the form that TensorFlow's graph optimizer (Grappler) gives it.
+
+Grappler fuses and rearranges ops, and a fused op rounds differently. What it fuses depends on what stands around a function:
+of a step inlined into a loop it makes other ops than of the same step called once, as Keras calls it (seen: one of two
+`_MklSwish` with oneDNN on). So the step is optimized here once, alone, and what comes out is a function of its own: inside a
+loop that is not optimized again it is the very same ops that a call per step would run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.python.eager import cancellation, context
+from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import func_graph
+from tensorflow.python.ops import handle_data_util
+
+# Grappler's optimizers that put other ops in place of those that are there. What is left takes away identities and edges.
+_COMPUTING = (
+    "layout_optimizer",
+    "constant_folding",
+    "shape_optimization",
+    "remapping",
+    "common_subgraph_elimination",
+    "arithmetic_optimization",
+    "function_optimization",
+    "pin_to_host_optimization",
+    "scoped_allocator_optimization",
+    "implementation_selector",
+    "auto_mixed_precision",
+    "auto_mixed_precision_mkl",
+    "auto_mixed_precision_onednn_bfloat16",
+    "auto_mixed_precision_cpu",
+    "use_plugin_optimizers",
+)
+
+_numbers = itertools.count()
+_collecting = threading.Lock()  # TensorFlow collects graphs for the whole process
+
+
+def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any] | None:
+    """A traced function, as TensorFlow runs it when it is called by itself, to be called in other graphs.
+
+    Nothing is run: TensorFlow optimizes a function when it prepares the first call, and that call is cancelled before it
+    starts. Its graph is then imported, op by op, into a new function.
+
+    Args:
+      function: a `tf.function`; it is traced for the specs if it isn't yet.
+      specs: of its arguments: nests of `tf.TensorSpec` and the like.
+
+    Returns:
+      A function of the same arguments and results, for calls while a graph is built. None if some op of its graph may be
+      skipped while others wait for it, which can't be said of a whole function (a side effect in an untaken branch).
+
+    Why: TensorFlow has no public way to ask for the optimized graph or to make a function of it (TensorFlow >= 2.14: names of
+    `atomic_function`).
+    """
+    mark = f"fitcore_{next(_numbers)}"
+    marked = tf.TensorSpec([], tf.bool, name=mark)  # nobody reads it: its name tells this graph from others
+    outer = tf.function(lambda _, *arguments: function(*arguments), autograph=False).get_concrete_function(marked, *specs)
+    graph = _imported(_optimized_graph(outer, mark), outer)
+    if graph is None:
+        return None
+    inner = atomic_function.from_func_graph(f"__inference_optimized_{mark}", graph, {})
+
+    def call(*arguments: Any) -> Any:
+        flat = [leaf for leaf in tf.nest.flatten(arguments, expand_composites=True) if leaf is not None]
+        results = inner.call_flat(*flat, *outer.captured_inputs)
+        return tf.nest.pack_sequence_as(outer.structured_outputs, results or [], expand_composites=True)
+
+    return call
+
+
+@contextlib.contextmanager
+def not_optimized_again() -> Iterator[None]:
+    """Within it functions that are called for the first time are run as they were traced.
+
+    Why: the public `tf.config.optimizer.set_experimental_options` would say so for all threads and calls; this is what it sets
+    (TensorFlow >= 2.0).
+    """
+    here = context.context()
+    before = here.function_call_options
+    options = copy.copy(before)
+    config = config_pb2.ConfigProto.FromString(before.config_proto_serialized)
+    rewrites = config.graph_options.rewrite_options
+    for name in _COMPUTING:
+        setattr(rewrites, name, rewriter_config_pb2.RewriterConfig.OFF)
+    options.config_proto_serialized = config
+    here.function_call_options = options
+    try:
+        yield
+    finally:
+        here.function_call_options = before
+
+
+def _optimized_graph(function: Any, mark: str) -> Any:
+    """The GraphDef that TensorFlow runs for a concrete function. `mark`: the name of one of its arguments, no other's.
+
+    Why: graphs are collected with a run's metadata, which the public API writes to files only (TensorFlow >= 2.0).
+    """
+    cancelled = cancellation.CancellationManager()
+    cancelled.start_cancel()
+    arguments = len(function.inputs) - len(function.captured_inputs)
+    nothing = [_placeholder(tensor) for tensor in function.inputs[:arguments]]
+    with _collecting:
+        context.enable_run_metadata()
+        try:
+            with contextlib.suppress(tf.errors.CancelledError), cancellation.CancellationManagerContext(cancelled):
+                function._call_flat(nothing, function.captured_inputs)
+            tf.zeros([1]) + 1  # what was collected by a call that failed is handed over by the next op
+            collected = context.export_run_metadata().function_graphs
+        finally:
+            context.disable_run_metadata()
+    for graphs in collected:
+        if any(node.op == "_Arg" and node.name == mark for node in graphs.pre_optimization_graph.node):
+            return graphs.post_optimization_graph
+    raise RuntimeError("TensorFlow didn't hand over the optimized graph of a step")
+
+
+def _placeholder(tensor: tf.Tensor) -> tf.Tensor:
+    """A value for an argument of a call that never starts."""
+    if tensor.dtype == tf.variant:
+        return tf.raw_ops.EmptyTensorList(element_shape=-1, max_num_elements=0, element_dtype=tf.float32)
+    shape = [size or 0 for size in tensor.shape] if tensor.shape.rank is not None else []
+    return tf.fill(shape, "") if tensor.dtype == tf.string else tf.zeros(shape, tensor.dtype)
+
+
+def _imported(definition: Any, function: Any) -> Any:
+    """A graph with the ops of an optimized GraphDef and the inputs of the concrete function that it was made of, or None."""
+    arguments = {node.attr["index"].i - 1: node.name for node in definition.node if node.op == "_Arg"}  # without the mark
+    results = {node.attr["index"].i: node.input[0] for node in definition.node if node.op == "_Retval"}
+    names = {*arguments.values()}
+    body = tf.compat.v1.GraphDef(versions=definition.versions, library=definition.library)
+    for node in definition.node:
+        if node.op not in ("_Arg", "_Retval"):
+            added = body.node.add()
+            added.CopyFrom(node)
+            del added.input[:]  # an argument is there before the function starts: nothing needs to wait for it
+            added.input.extend(each for each in node.input if not (each.startswith("^") and each[1:] in names))
+    last = _last(body)
+    if last is None:
+        return None
+    for each in definition.library.function:
+        if not context.context().has_function(each.signature.name):
+            context.context().add_function_def(each)
+
+    used = {_node(each) for node in body.node for each in node.input}
+    graph = func_graph.FuncGraph("optimized")
+    with graph.as_default():
+        inputs = []
+        for tensor in function.inputs[1:]:
+            inputs.append(tf.compat.v1.placeholder(tensor.dtype, tensor.shape))
+            handle_data_util.copy_handle_data(tensor, inputs[-1])
+        given = {f"{name}:0": inputs[index] for index, name in arguments.items()}
+        wanted = [results[index] if ":" in results[index] else f"{results[index]}:0" for index in sorted(results)]
+        made = [name for name in wanted if name not in given]
+        mapped = {name: tensor for name, tensor in given.items() if _node(name) in used}
+        found = dict(zip(made, tf.graph_util.import_graph_def(body, mapped, made, name="")))
+        outputs = [found[name] if name in found else tf.identity(given[name]) for name in wanted]
+    graph.inputs = inputs
+    graph.outputs = graph.structured_outputs = outputs
+    graph.control_outputs = [graph.get_operation_by_name(name) for name in last]
+    return graph
+
+
+def _last(body: Any) -> list[str] | None:
+    """Names of the ops that no other waits for: the function ends with them. None if one of them may never run."""
+    waited_for = {_node(each) for node in body.node for each in node.input}
+    nodes = {node.name: node for node in body.node}
+    skipped: set[str] = set()  # ops that run in one branch only
+    unseen = [node for node in body.node if node.op == "Switch"]
+    followers: dict[str, list[Any]] = {}
+    for node in body.node:
+        for each in node.input:
+            followers.setdefault(_node(each), []).append(node)
+    while unseen:
+        for node in followers.get(unseen.pop().name, ()):
+            if node.op not in ("Merge", "Exit") and node.name not in skipped:
+                skipped.add(node.name)
+                unseen.append(node)
+    last = [name for name in nodes if name not in waited_for]
+    return None if skipped.intersection(last) else last
+
+
+def _node(name: str) -> str:
+    """The node that an input names: "node", "node:1" or "^node"."""
+    return name.lstrip("^").split(":")[0]
