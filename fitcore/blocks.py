@@ -1,11 +1,12 @@
 """The inner loop of the fast tier: blocks of steps, each one XLA program.
 
     call(feed, first batch, step index, how many, seconds, carried, fit in):  # a graph of TensorFlow's, as in program.py
+        before = all variables
         draws = what the first block's steps draw at random, by Keras's own ops
         while steps are left, no rule has stopped and the seconds have not passed:
             curve, carried = block(draws, carried)      # XLA: gather, forward, backward, update; weights stay inside
             draws = the next block's, meanwhile
-        return the same as program.py's loop
+        return the same as program.py's loop, or -1 steps if a number wasn't finite: then the variables are put back
 
 XLA needs every shape when it compiles. So the batch that is smaller than the others, at a pass's end, has a program of its
 own, and a block is compiled for a fixed number of steps, of which it may run fewer. XLA draws other random numbers than
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.data.sources import ArraySource, Source
+from fitcore.finite import Before, all_finite
 from fitcore.tracing import for_xla
 
 BLOCK = 4096  # steps at most: a block's start costs as much as fifty steps of the smallest models
@@ -84,20 +86,24 @@ def trace(
         started = tf.timestamp() if has_clock else None
         end = first + tf.minimum(steps, tf.size(feed[0], out_type=tf.int64) // full.rows - first)  # of batches of full size
 
-        def more(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray, n: tf.Tensor, draws: Any) -> tf.Tensor:
-            wanted = done < steps
+        before = Before([*full.variables, *(() if last is None else last.variables)])
+
+        def more(done: tf.Tensor, finite: tf.Tensor, carried: Any, *_: Any) -> tf.Tensor:
+            wanted = tf.logical_and(done < steps, finite)
             if "stopped_by" in carried:
                 wanted = tf.logical_and(wanted, carried["stopped_by"] < 0)
             if started is None:
                 return wanted
             return tf.logical_and(wanted, tf.logical_or(tf.equal(done, 0), tf.timestamp() - started < seconds))
 
-        def body(done: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray, n: tf.Tensor, draws: Any) -> Any:
+        def body(
+            done: tf.Tensor, _: tf.Tensor, carried: Any, logs: Any, curve: tf.TensorArray, n: tf.Tensor, draws: Any
+        ) -> Any:
             following = tf.minimum(end - (first + done + n), full.most)
             if started is not None:  # as many as will fit in after this block; a few before that is known
-                passed = tf.timestamp() - started
+                passed = tf.maximum(tf.timestamp() - started, 1e-6)  # two readings may be the same
                 left = tf.cast(done, tf.float64) * (seconds - passed) / passed - tf.cast(n, tf.float64)
-                left = tf.cast(tf.clip_by_value(left, FIRST, BLOCK), tf.int64)  # the seconds may be infinite
+                left = tf.cast(tf.clip_by_value(left, FIRST, BLOCK), tf.int64)
                 expected = tf.where(fit_in > 0, tf.maximum(fit_in - n, 1), 4 * FIRST)
                 following = tf.minimum(following, tf.where(tf.equal(done, 0), expected, left))
             drawn_meanwhile = full.draw(following, skipped=n)
@@ -106,13 +112,13 @@ def trace(
                 return block.run(feed, first + done, index + done, n, carried, draws)
 
             if last is None:
-                ran, carried, logs, rows = run(full, n, draws)
+                ran, finite, carried, logs, rows = run(full, n, draws)
             else:
                 one = tf.constant(1, tf.int64)
-                ran, carried, logs, rows = tf.cond(
+                ran, finite, carried, logs, rows = tf.cond(
                     n > 0, lambda: run(full, n, draws), lambda: run(last, one, last.draw(one, skipped=0 * one))
                 )
-            return done + ran, carried, logs, curve.write(curve.size(), rows), following, drawn_meanwhile
+            return done + ran, finite, carried, logs, curve.write(curve.size(), rows), following, drawn_meanwhile
 
         zero = tf.constant(0, tf.int64)
         if has_clock and full.draws_any:  # what a longer block draws is better drawn while another runs
@@ -123,8 +129,9 @@ def trace(
         else:
             n = tf.minimum(end - first, full.most)
         curve = tf.TensorArray(tf.float64, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, *full.row_shape])
-        start = zero, carried, full.no_logs(), curve, n, full.draw(n, skipped=zero)
-        done, carried, logs, curve, *_ = tf.while_loop(more, body, start)
+        start = zero, tf.constant(True), carried, full.no_logs(), curve, n, full.draw(n, skipped=zero)
+        done, finite, carried, logs, curve, *_ = tf.while_loop(more, body, start)
+        done = tf.where(before.kept_if(finite, logs), done, -1)
         return done, tf.constant(False), logs or results(), curve.concat(), carried
 
     specs = source.specs()[0], *[_INT64] * 3, tf.TensorSpec([], tf.float64), dict(carried_specs), _INT64
@@ -140,6 +147,7 @@ class _Block:
 
     Attributes:
       most: steps that it can make.
+      variables: what its steps read or write.
     """
 
     def __init__(self, step: FlatStep, source: ArraySource, rows: int, carried_specs: Mapping[str, tf.TensorSpec]) -> None:
@@ -159,6 +167,7 @@ class _Block:
             raise NotByXlaError(str(error)) from error
         self._log_specs, row_spec, _ = once.structured_outputs
         self.row_shape = row_spec.shape
+        self.variables = keras_private.captured_variables(once)
         kept = [row_spec, *(each.spec for each in self._draws)]
         of_a_step = max(1, sum(spec.dtype.size * spec.shape.num_elements() for spec in kept))
         self.most = max(1, min(FIRST, MORE_BYTES // of_a_step), min(BLOCK, BYTES // of_a_step))
@@ -175,7 +184,8 @@ class _Block:
 
             curve = tf.TensorArray(tf.float64, size=self.most, element_shape=self.row_shape)
             ran, carried, logs, curve = tf.while_loop(more, body, (0, carried, self.no_logs(), curve))
-            return ran, carried, logs, curve.stack()
+            finite = all_finite([logs, *(variable.read() for variable in self.variables)])
+            return ran, finite, carried, logs, curve.stack()
 
         # Not a part of the graph around it: else its ops and the XLA program would wait for each other in one thread.
         self._drawn = tf.function(self._make_draws, autograph=False, experimental_attributes={"_noinline": True})
@@ -198,11 +208,11 @@ class _Block:
         return tf.nest.map_structure(lambda out: tf.zeros(out.shape, out.dtype), self._log_specs)
 
     def run(self, feed: Any, first: tf.Tensor, index: tf.Tensor, n: tf.Tensor, carried: Any, draws: list[tf.Tensor]) -> Any:
-        """Up to `n` steps, traced: (how many ran, carried, logs, the rows that they recorded)."""
-        ran, carried, logs, rows = self._run(feed, first, index, tf.cast(n, tf.int32), carried, draws)
+        """Up to `n` steps, traced: (how many ran, whether all numbers are finite, carried, logs, what they recorded)."""
+        ran, finite, carried, logs, rows = self._run(feed, first, index, tf.cast(n, tf.int32), carried, draws)
         done = tf.cast(ran, tf.int64)
         keras_private.move_on(self._draws, done)
-        return done, carried, logs, rows[:ran]
+        return done, finite, carried, logs, rows[:ran]
 
     def draw(self, n: tf.Tensor, skipped: tf.Tensor) -> list[tf.Tensor]:
         """What `n` steps draw, traced, the next `skipped` ones left out: for each draw of a step [most, ...].

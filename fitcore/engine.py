@@ -24,11 +24,12 @@ from fitcore import keras_private
 from fitcore.assembly import check_noise, check_rules, evaluation_step, training_step
 from fitcore.cluster.agreement import Agreement
 from fitcore.data import Stream
+from fitcore.finite import NotFiniteError
 from fitcore.graph_loop import Carried
 from fitcore.hooks import Rules
 from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zeros
-from fitcore.optimizers.in_xla import updating_in_xla
+from fitcore.optimizers.in_xla import tracing_for_xla
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Chunk, Program, StepFunction
 from fitcore.replicas import Replicas, components
@@ -156,7 +157,12 @@ class Engine:
         """
         program = self.train_program(record, rules)
         self._make_variables(stream)
-        return self._run(program, stream, steps, index, seconds, _carried(stream, rules, state))
+        try:
+            return self._run(program, stream, steps, index, seconds, _carried(stream, rules, state))
+        except NotFiniteError:  # no step was made: these and all that follow are TensorFlow's
+            self.by_xla = False
+            self.train_program(record, rules).max_traces = program.max_traces
+            return self.train(stream, steps, index=index, seconds=seconds, record=record, rules=rules, state=state)
 
     def prepare(self, stream: Stream, record: Any, rules: Rules | None, state: Any) -> None:
         """Trace the program that `train` with these arguments would run; then every variable is there. Nothing is trained."""
@@ -414,7 +420,7 @@ class Engine:
             for_optimizer=None if wanted is None else self.probe(wanted),
             rules=rules,
             schedules=self.schedules,
-            update=functools.partial(updating_in_xla, self.parts.optimizer)
+            update=functools.partial(tracing_for_xla, self.model, self.parts.optimizer)
             if self.by_xla
             else functools.partial(
                 fused, self.parts.optimizer, self.numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly

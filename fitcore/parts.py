@@ -29,10 +29,11 @@ def explicit_parts(
     with_training = "training" in inspect.signature(call).parameters
 
     def total_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
-        terms = [loss(y, y_pred, sample_weight), *getattr(model, "losses", ())]
+        terms = [loss(*keras_private.size_unknown((y, y_pred, sample_weight))), *getattr(model, "losses", ())]
         return terms[0] if len(terms) == 1 else keras.ops.sum(terms)
 
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        y, y_pred, sample_weight = keras_private.size_unknown((y, y_pred, sample_weight))
         for metric in metrics:
             metric.update_state(y, y_pred, sample_weight)
 
@@ -54,6 +55,7 @@ def compiled_parts(model: keras.Model) -> Parts:
     tracker = keras_private.loss_tracker(model)
 
     def loss(x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> tf.Tensor:
+        y, y_pred, sample_weight = keras_private.size_unknown((y, y_pred, sample_weight))
         try:
             return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
         except ValueError as error:
@@ -63,6 +65,7 @@ def compiled_parts(model: keras.Model) -> Parts:
             raise
 
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
+        y, y_pred, sample_weight = keras_private.size_unknown((y, y_pred, sample_weight))
         if own_metrics:
             return check_logs(model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), "compute_metrics")
         compiled = keras_private.compile_metrics(model)

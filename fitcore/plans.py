@@ -107,6 +107,8 @@ def choose(run: Run, record: Any, plan: str) -> bool:
         known = remembered(key)
         if known is None:
             known = _measure(run, record)
+            if known is None:
+                return False
             _remember(key, known)
         engine.plans[program] = known.plan
     return engine.plans[program] == "xla"
@@ -145,8 +147,9 @@ def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:
 # --- measuring ------------------------------------------------------------------------------------------------------------
 
 
-def _measure(run: Run, record: Any) -> Measured:
-    """Train a few dozen steps in either form, and put everything back."""
+def _measure(run: Run, record: Any) -> Measured | None:
+    """Train a few dozen steps in either form, and put everything back. None if these data leave nothing to measure: XLA met a
+    number that isn't finite (finite.py)."""
     engine = run.engine
     _prepare(run, record, by_xla=False)
     with _put_back(run):
@@ -155,6 +158,8 @@ def _measure(run: Run, record: Any) -> Measured:
             _prepare(run, record, by_xla=True)
             _seconds(run, record, 1)  # compiles
             xla = [_seconds(run, record, 2)]
+            if not engine.by_xla:
+                return None
             if xla[0] > max(HOPELESS * graph[0], SLOW):
                 return Measured(graph[0], xla[0])
             steps = min(max(STEPS, int(CALL_SECONDS / min(graph + xla))), MOST_STEPS)
@@ -164,6 +169,8 @@ def _measure(run: Run, record: Any) -> Measured:
                 for by_xla, found in ((False, graph), (True, xla)):
                     engine.by_xla = by_xla
                     found.append(_seconds(run, record, steps))
+                    if by_xla and not engine.by_xla:
+                        return None
         except (NotByXlaError, tf.errors.OpError) as error:
             return Measured(min(graph), None, _in_words(error))
     return Measured(min(graph), min(xla))

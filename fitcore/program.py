@@ -19,9 +19,11 @@ import tensorflow as tf
 from fitcore import blocks, graph_loop, keras_private, replicas
 from fitcore.cluster import role
 from fitcore.data.sources import ArraySource, Source, without_optionals
+from fitcore.finite import NotFiniteError
 from fitcore.graph_loop import Carried
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
+MOST_SECONDS = 1e9  # in the graph, for any longer: `tf.debugging.enable_check_numerics` takes an infinity there for a fault
 
 _DRAWS_FROM_A_GENERATOR = ("Rng", "StatefulRandom", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
 
@@ -127,6 +129,9 @@ class Program:
           seconds: checked before each step but the first. Without a clock in the loop, which op determinism doesn't allow and
             several processes would read differently, as many steps run as fit in at the last call's pace.
           carried: what the first step is handed. Its names are part of the program.
+
+        Raises:
+          NotFiniteError: XLA's blocks met a number that isn't finite; no step was made.
         """
         steps = MOST_STEPS if steps is None else min(steps, MOST_STEPS)
         by_op = self._run_eagerly or tf.config.functions_run_eagerly()
@@ -145,7 +150,7 @@ class Program:
             self._pace = chunk.steps / (time.perf_counter() - started)
             role.beat()
             return chunk
-        limits = _int64(first), _int64(index), _int64(steps), tf.constant(seconds, tf.float64)
+        limits = _int64(first), _int64(index), _int64(steps), tf.constant(min(seconds, MOST_SECONDS), tf.float64)
         arguments = (feed, *limits, carried, _int64(fit_in)) if self._by_xla else (feed, *limits, carried)
         again = self._key(source) not in self._not_again
         with contextlib.nullcontext() if again else keras_private.not_optimized_again():
@@ -154,6 +159,8 @@ class Program:
             else:
                 ran, ended, logs, curve, left = call(*arguments)
         count = int(ran)
+        if count < 0:
+            raise NotFiniteError("A number isn't finite.")
         self._pace = count / (time.perf_counter() - started)
         role.beat()
         records = self._columns(curve.numpy()[:count])

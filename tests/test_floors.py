@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
-    ["data", "noise"],
+    ["data", "finite", "noise"],
     ["optimizers", "blocks", "convolutions", "normalization", "replicas"],
     ["step", "graph_loop", "onednn"],
     ["hooks", "parts", "program"],

@@ -34,7 +34,7 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
-from fitcore.keras_private.functions import called
+from fitcore.keras_private.functions import Captured, called, captured_variables
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -95,9 +95,11 @@ from fitcore.keras_private.trainer import (
     train_on_batch,
     trainer_class,
 )
+from fitcore.keras_private.unknown_batch import losses_see_no_size, size_unknown
 
 __all__ = [
     "BATCH_MOMENTS",
+    "Captured",
     "Draw",
     "NotDrawableError",
     "added_losses",
@@ -111,6 +113,7 @@ __all__ = [
     "cache_validation",
     "called",
     "called_as",
+    "captured_variables",
     "compile_metrics",
     "compute_loss",
     "computed_by",
@@ -139,6 +142,7 @@ __all__ = [
     "is_trainer",
     "lean_recurrence",
     "loss_tracker",
+    "losses_see_no_size",
     "lstm_times",
     "make_variables",
     "mean_over_replicas",
@@ -165,6 +169,7 @@ __all__ = [
     "set_global_seed_generator_state",
     "should_evaluate",
     "shuffles_as_it_is_read",
+    "size_unknown",
     "step_function",
     "steps_counted",
     "strategy_of",

@@ -7,8 +7,10 @@ beforehand, and what they draw can be drawn side by side; only afterwards is the
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -159,30 +161,57 @@ def draws_given(drawn: Sequence[tf.Tensor]) -> Iterator[None]:
         yield
 
 
+Replacement = Callable[[str, Callable[..., tf.Tensor], dict[str, Any]], tf.Tensor]
+
+# Of what is traced in this thread. Other threads go on with Keras's own functions meanwhile.
+_replacement: contextvars.ContextVar[Replacement | None] = contextvars.ContextVar("replacement", default=None)
+_originals: dict[str, Callable[..., tf.Tensor]] = {}  # while anybody replaces them
+_users, _lock = 0, threading.Lock()
+
+
 @contextlib.contextmanager
-def _replaced(replacement: Callable[[str, Callable[..., tf.Tensor], dict[str, Any]], tf.Tensor]) -> Iterator[None]:
-    """Let the random functions of Keras's backend be `replacement(name, the function, its arguments by name)`.
+def _replaced(replacement: Replacement) -> Iterator[None]:
+    """In this thread, let the random functions of Keras's backend be `replacement(name, the function, its arguments by name)`.
 
     Why: layers and `keras.random` call them as attributes of the backend's module, so that this is where all of Keras's
-    random numbers pass through (Keras >= 3.0).
+    random numbers pass through (Keras >= 3.0). The module is every thread's. What is put there calls Keras's own function
+    unless the thread that calls it has a replacement.
     """
-    originals = {name: getattr(backend_random, name) for name in ("dropout", *_FROM_A_SHAPE, *_FROM_TENSORS)}
-
-    def replaced(name: str, function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-        signature = inspect.signature(function)
-
-        def call(*args: Any, **kwargs: Any) -> tf.Tensor:
-            return replacement(name, function, dict(signature.bind(*args, **kwargs).arguments))
-
-        return call
-
+    _use(1)
+    token = _replacement.set(replacement)
     try:
-        for name, function in originals.items():
-            setattr(backend_random, name, replaced(name, function))
         yield
     finally:
-        for name, function in originals.items():
-            setattr(backend_random, name, function)
+        _replacement.reset(token)
+        _use(-1)
+
+
+def _use(more: int) -> None:
+    """Count who replaces the functions: the first puts the dispatchers there, the last takes them away."""
+    global _users
+    with _lock:
+        if _users == 0:
+            _originals.update({name: getattr(backend_random, name) for name in ("dropout", *_FROM_A_SHAPE, *_FROM_TENSORS)})
+            for name, function in _originals.items():
+                setattr(backend_random, name, _dispatcher(name, function))
+        _users += more
+        if _users == 0:
+            for name, function in _originals.items():
+                setattr(backend_random, name, function)
+            _originals.clear()
+
+
+def _dispatcher(name: str, function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> tf.Tensor:
+        replacement = _replacement.get()
+        if replacement is None:
+            return function(*args, **kwargs)
+        return replacement(name, function, dict(signature.bind(*args, **kwargs).arguments))
+
+    return call
 
 
 def _mask_shape(given: dict[str, Any]) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -14,3 +15,33 @@ def called(function: Any, *arguments: Any) -> Any:
     nothing to set against. `_call_flat` is what comes after that (TensorFlow >= 2.1).
     """
     return function._call_flat(tf.nest.flatten(arguments), function.captured_inputs)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A variable that a traced function reads or writes, as its handle: who made it needn't be known."""
+
+    handle: tf.Tensor
+    dtype: tf.DType
+
+    def read(self) -> tf.Tensor:
+        """Its value. Nothing is copied until the variable gets another one."""
+        return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
+
+    def assign(self, value: tf.Tensor) -> None:
+        """Give it this value."""
+        tf.raw_ops.AssignVariableOp(resource=self.handle, value=value)
+
+
+def captured_variables(function: Any) -> list[Captured]:
+    """The variables that a concrete function reads or writes, functions called by it included, each once.
+
+    Why: the public `variables` leaves out those that aren't trained and those that are only written. A handle says what dtype
+    its variable has in `_handle_data` alone (TensorFlow >= 2.0).
+    """
+    found: dict[int, Captured] = {}
+    for handle in function.captured_inputs:
+        data = getattr(handle, "_handle_data", None)
+        if handle.dtype == tf.resource and data is not None and data.is_set and len(data.shape_and_type) == 1:
+            found[id(handle)] = Captured(handle, tf.as_dtype(data.shape_and_type[0].dtype))
+    return list(found.values())

@@ -18,6 +18,13 @@ from fitcore import keras_private
 
 
 @contextlib.contextmanager
+def tracing_for_xla(model: Any, optimizer: Any) -> Iterator[None]:
+    """While a step is traced inside for XLA, its losses and metrics are Keras's, and Adam updates as said above."""
+    with keras_private.losses_see_no_size(model), updating_in_xla(optimizer):
+        yield
+
+
+@contextlib.contextmanager
 def updating_in_xla(optimizer: Any) -> Iterator[None]:
     """While a step is traced inside for XLA, Adam and AdamW update from sparse gradients as said above."""
     inner = keras_private.inner_optimizer(optimizer)
