@@ -24,6 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.blocks import NotByXlaError, why_not
 from fitcore.checkpoint import randomness
 from fitcore.checkpoint.fingerprint import machine, of_model, of_optimizer, versions, words
@@ -68,6 +69,8 @@ def why_not_xla(engine: Engine, source: Source) -> str | None:
     """Why XLA needn't be tried, from what is known without tracing; None if it is to be."""
     if engine.run_eagerly or tf.config.functions_run_eagerly():
         return "the model runs eagerly"
+    if keras_private.ops_are_watched():
+        return "tf.debugging watches each op, by ops that XLA hasn't got"
     return why_not(source)
 
 

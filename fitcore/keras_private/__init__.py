@@ -34,7 +34,7 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
-from fitcore.keras_private.functions import Captured, called, captured_variables
+from fitcore.keras_private.functions import Captured, called, captured_variables, ops_are_watched
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -153,6 +153,7 @@ __all__ = [
     "onednn_is_on",
     "op_definition",
     "op_determinism",
+    "ops_are_watched",
     "optimized",
     "optimizer_slots",
     "overrides",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
 
 
 def called(function: Any, *arguments: Any) -> Any:
@@ -45,3 +46,11 @@ def captured_variables(function: Any) -> list[Captured]:
         if handle.dtype == tf.resource and data is not None and data.is_set and len(data.shape_and_type) == 1:
             found[id(handle)] = Captured(handle, tf.as_dtype(data.shape_and_type[0].dtype))
     return list(found.values())
+
+
+def ops_are_watched() -> bool:
+    """Whether `tf.debugging.enable_check_numerics` or `enable_dump_debug_info` puts an op of its own behind each op.
+
+    Why: there is no public getter (TensorFlow >= 2.2).
+    """
+    return bool(op_callbacks.should_invoke_op_callbacks())

@@ -45,6 +45,7 @@ def has_onednn(op: str) -> bool:
     )
 
 
+@functools.cache
 def onednn_is_on() -> bool:
     """Whether TensorFlow puts oneDNN's kernels in place of its own in every graph of this process.
 
