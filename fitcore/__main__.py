@@ -17,6 +17,7 @@ import itertools
 import os
 import runpy
 import sys
+import warnings
 import weakref
 from collections.abc import Sequence
 
@@ -109,12 +110,29 @@ def observers_in(directory: str, measured: GradientNoise | None) -> tuple[Hooks,
         own_logs = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
         return [TensorBoard(folder, running=() if own_logs else ("loss",), graph=graph)]
 
+    told: set[tuple[type, str]] = set()
+
     def noise(model: keras.Model) -> GradientNoise | None:
-        if keras_private.overrides(model, "train_step") or model.run_eagerly:
-            return None  # its step can't be seen into
+        hidden = _why_no_noise(model)
+        if hidden is not None:
+            kind = type(model)
+            if (kind, hidden) not in told:
+                told.add((kind, hidden))
+                unmeasured = f"--noise: the gradient noise of `{kind.__name__}` is not measured, since {hidden}"
+                warnings.warn(f"{unmeasured}. The model trains as it does without --noise.", stacklevel=4)
+            return None
         return dataclasses.replace(measured or GradientNoise(), directory=folder_of(model))
 
     return hooks, None if measured is None else noise
+
+
+def _why_no_noise(model: keras.Model) -> str | None:
+    """Why the gradients within a model's step can't be measured; None if they can."""
+    if keras_private.overrides(model, "train_step"):
+        return "it has a train_step of its own, whose loss and gradients can't be seen"
+    if model.run_eagerly:
+        return "it runs eagerly"
+    return None
 
 
 def account(patch: Patch, calls: Calls | None = None) -> str:
