@@ -12,9 +12,7 @@ x_test, y_test = pool[90:], answers[90:]
 unlabeled = list(range(6, 90))
 labeled = list(range(6))
 
-model = keras.Sequential(
-    [keras.Input((2,)), layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dense(3, "softmax")]
-)
+model = keras.Sequential([keras.Input((2,)), layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dense(3, "softmax")])
 model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
 for _ in range(6):
     x, y = pool[labeled], answers[labeled]

@@ -13,7 +13,8 @@ x_test, y_test = x[96:], y[96:]
 x, y = x[:96], y[:96]
 
 teacher = keras.Sequential(
-    [keras.Input((6,)), layers.Dense(24, "gelu"), layers.Dropout(0.1), layers.Dense(24, "gelu"), layers.Dense(3)], name="teacher"
+    [keras.Input((6,)), layers.Dense(24, "gelu"), layers.Dropout(0.1), layers.Dense(24, "gelu"), layers.Dense(3)],
+    name="teacher",
 )
 student = keras.Sequential([keras.Input((6,)), layers.Dense(6, "relu"), layers.Dense(3)], name="student")
 scratch = keras.models.clone_model(student)
