@@ -1,7 +1,7 @@
 """Scripts as people write them, under `python -m fitcore`: the bits of plain Keras, also with noise and after a kill.
 
 The scripts are in scripts/examples. They know nothing of fitcore. Quick tests run them in this process by the command's own
-`main`. Slow ones run them in processes of their own: killed by a signal, and with oneDNN's other setting.
+`main`. Slow ones run them in processes of their own, with oneDNN's other setting, and kill them by a signal.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import fitcore
 import fitcore.__main__
 from fitcore.checkpoint import Folders
 
-FITS = {  # by script: how many calls of fit; which of them is cut, and at a multiple of how many steps of its optimizer
-    "active_learning": (6, 4, 18),
+FITS = {  # by script: how many calls of fit; which of them is cut, and after how many of its steps
+    "active_learning": (6, 4, 3),
     "diffusion": (1, 1, 7),
     "distillation": (3, 2, 7),
     "gan": (1, 1, 7),
@@ -41,7 +41,11 @@ FITS = {  # by script: how many calls of fit; which of them is cut, and at a mul
     "vae": (1, 1, 9),
 }
 OWN_STEP = {"diffusion": "Diffusion", "distillation": "Distiller", "gan": "GAN", "momentum_contrast": "MomentumContrast"}
+LONGER = {"distillation", "text_classification", "transfer_learning", "translation", "tuner_search"}
 by_name = pytest.mark.parametrize("name", sorted(FITS))
+by_name_longer_slow = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in sorted(FITS)]
+)
 
 
 class Cut(BaseException):
@@ -150,12 +154,12 @@ def test_noise_changes_no_bit(
 
 
 def noise_points(folder: Path) -> int:
-    """How many values of the noise's trace the event files in this folder hold."""
-    events = EventAccumulator(str(folder)).Reload()
+    """How many values of the noise's trace a model's event files hold."""
+    events = EventAccumulator(str(folder / "train")).Reload()
     return len(events.Tensors("noise/trace")) if "noise/trace" in events.Tags()["tensors"] else 0
 
 
-@by_name
+@by_name_longer_slow
 def test_cut_and_started_again(
     name: str, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,53 +191,47 @@ def test_cut_and_started_again(
     assert len(begun) == fits
 
 
-def process(
-    names: list[str], folder: Path, *options: object, check: bool = True, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run scripts in a process of their own, in this folder; their ends are in end.json there."""
-    run = [sys.executable, *map(str, options), run_examples.__file__, "end.json", *names]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | variables
-    return subprocess.run(run, env=environment, cwd=folder, check=check, capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope="module")
+def otherwise(tmp_path_factory: pytest.TempPathFactory) -> dict[str, End]:
+    """How each script ends under plain `python` with oneDNN's other setting: one after the other, in one process."""
+    folder = tmp_path_factory.mktemp("otherwise")
+    process(run_examples.NAMES, folder)
+    return json.loads((folder / "end.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--logdir", "logs", "--noise"]], ids=["plain", "noise"])
+def test_with_the_other_setting_of_onednn(options: list[str], otherwise: dict[str, End], tmp_path: Path) -> None:
+    """All scripts one after the other, in one process."""
+    written = process(run_examples.NAMES, tmp_path, "-m", "fitcore", *options).stderr
+    assert f"fitcore ran {sum(fits for fits, _, _ in FITS.values())} fits of" in written
+    assert "Keras ran" not in written
+    assert written.count("UserWarning: --noise") == (len(OWN_STEP) if options else 0)
+    ends, differing = json.loads((tmp_path / "end.json").read_text()), []
+    for name in FITS:
+        try:
+            assert_same(ends[name], otherwise[name])
+        except AssertionError as error:
+            differing.append(f"{name}: {error}"[:300])
+    assert not differing
 
 
 @pytest.mark.slow
 @by_name
-def test_killed_and_started_again(name: str, undisturbed: Any, tmp_path: Path) -> None:
-    """A kill by signal, while the training goes on: with the second checkpoint of the fit in place."""
-    number = FITS[name][1]
-    surviving = ("-m", "fitcore", "--checkpoint_dir", tmp_path / "checkpoints", "--checkpoint_every=3 steps")
-    killed = process([name], tmp_path, *surviving, check=False, DIE=f"call-{number:04d} 2")
+def test_killed_and_started_again(name: str, otherwise: dict[str, End], tmp_path: Path) -> None:
+    """By a signal, while the training goes on after its second checkpoint; with oneDNN's other setting."""
+    surviving = ("-m", "fitcore", "--checkpoint_dir", "checkpoints", "--checkpoint_every=2 steps")
+    killed = process([name], tmp_path, *surviving, check=False, DIE=f"call-{FITS[name][1]:04d} 2")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "end.json").exists()
-    resumed = process([name], tmp_path, *surviving)
-    assert_account(name, resumed.stderr)
-    assert_same(json.loads((tmp_path / "end.json").read_text())[name], undisturbed(name))
+    assert_account(name, process([name], tmp_path, *surviving).stderr)
+    assert_same(json.loads((tmp_path / "end.json").read_text())[name], otherwise[name])
 
 
-@pytest.mark.slow
-def test_in_processes_with_the_other_setting_of_onednn(tmp_path: Path) -> None:
-    """Plain `python`, `python -m fitcore`, and this with --noise: all scripts one after the other, under the other setting."""
-    folders = {each: tmp_path / each for each in ("plain", "routed", "noise")}
-    for folder in folders.values():
-        folder.mkdir()
-    options = {"plain": (), "routed": ("-m", "fitcore"), "noise": ("-m", "fitcore", "--logdir", "logs", "--noise")}
-    written = {each: process(run_examples.NAMES, folders[each], *options[each], **other_setting()).stderr for each in folders}
-    ends = {each: json.loads((folder / "end.json").read_text()) for each, folder in folders.items()}
-    for each in ("routed", "noise"):
-        assert "Keras ran" not in written[each]
-        assert f"fitcore ran {sum(fits for fits, _, _ in FITS.values())} fits" in written[each]
-        differing = []
-        for name in FITS:
-            try:
-                assert_same(ends[each][name], ends["plain"][name])
-            except AssertionError as error:
-                differing.append(f"{name}: {error}"[:500])
-        assert not differing, each
-
-
-@pytest.mark.slow
-def test_cuts_with_the_other_setting_of_onednn() -> None:
-    """The quick tests of cuts once more, in a process with the other setting."""
-    tests = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "cut_and_started_again", __file__]
-    ended = subprocess.run(tests, env=os.environ | other_setting(), capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout[-5000:]
+def process(
+    names: list[str], folder: Path, *options: object, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run scripts in a process with oneDNN's other setting, in this folder; their ends are in end.json there."""
+    run = [sys.executable, *map(str, options), run_examples.__file__, "end.json", *names]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | other_setting() | variables
+    return subprocess.run(run, env=environment, cwd=folder, check=check, capture_output=True, text=True, timeout=600)
