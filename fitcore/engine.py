@@ -45,7 +45,7 @@ from fitcore.step import (
     metric_results,
     set_learning_rate,
 )
-from fitcore.tracing import fast
+from fitcore.tracing import fast, scratch
 
 
 class Engine:
@@ -178,6 +178,10 @@ class Engine:
         """The graph of one step in the program that `train` with these arguments runs; None if it isn't traced."""
         return self.train_program(record, rules).step_graph(stream.source)
 
+    def program_graph(self, stream: Stream, record: Any, rules: Rules | None) -> tf.Graph | None:
+        """The whole program that `train` with these arguments runs; None if it isn't traced."""
+        return self.train_program(record, rules).graph(stream.source)
+
     def graphs(self) -> list[tf.Graph]:
         """The programs traced so far for training, whole."""
         return [graph for key, program in self._programs.items() if key[0] != "test" for graph in program.graphs()]
@@ -232,7 +236,7 @@ class Engine:
                         f"`schedule` of {name!r} starts from the optimizer's own, which is None: give it a `base`."
                     )
                 if name not in self._bases:
-                    self._bases[name] = tf.Variable(0.0, trainable=False, dtype=keras.config.floatx())
+                    self._bases[name] = scratch(tf.Variable(0.0, trainable=False, dtype=keras.config.floatx()))
                 self._bases[name].assign(value or 0.0)
                 based[name] = Based(schedule, self._bases[name])
         return based

@@ -193,7 +193,7 @@ def fit(
         noise_scale=lambda: None if measured is None else _noise_scale(run.curve, engine, measured),
         history=lambda: target.history,
     )
-    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step)
+    run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step, record=record)
     target.stop_training = False
     keeps = hasattr(target.history, "fingerprint")  # what was trained, and on which data
     fingerprint = fingerprint_of(engine, source, given) if keeps or checkpoint is not None else {}

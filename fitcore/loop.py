@@ -133,6 +133,8 @@ def _epoch_steps(run: Run, record: Any, saver: Saver | None, resumed: bool) -> N
         if watched:
             left = stream.steps_per_execution - ran
             steps, seconds = min(steps or left, left), math.inf
+        if saver is not None:
+            saver.before_first_call(run)
         rules, state = run.rules, run.rule_state()
         chunk = run.engine.train(stream, steps, index=run.step, seconds=seconds, record=record, rules=rules, state=state)
         ran += chunk.steps

@@ -31,6 +31,7 @@ from fitcore.checkpoint.fingerprint import machine, of_model, of_optimizer, vers
 from fitcore.data import ArraySource, Source, Stream
 from fitcore.data.order import KerasOrder
 from fitcore.engine import Engine
+from fitcore.outside import load_table, table_state
 from fitcore.run import Run
 
 PLANS = ("auto", "graph", "xla")
@@ -155,6 +156,10 @@ def _measure(run: Run, record: Any) -> Measured | None:
     number that isn't finite (finite.py)."""
     engine = run.engine
     _prepare(run, record, by_xla=False)
+    outside = run.outside()
+    if outside.refused or outside.python:
+        what = "; ".join([*outside.refused, *["what Python functions keep"] * outside.python])
+        return Measured(0.0, None, f"its step changes {what}, which can't be put back after measuring")
     with _put_back(run):
         graph = [_seconds(run, record, STEPS) for _ in range(2)][1:]  # the first call sets up
     with _put_back(run):  # what isn't finite after these steps is no fault of XLA's
@@ -204,14 +209,17 @@ def _seconds(run: Run, record: Any, steps: int) -> float:
 
 @contextlib.contextmanager
 def _put_back(run: Run) -> Iterator[None]:
-    """Every variable and random generator is afterwards as it was before."""
+    """Every variable, table and random generator is afterwards as it was before."""
     variables = [variable for _, variable in run.variables()]
     values, random = [tf.identity(variable) for variable in variables], randomness.state()
+    tables = [(table, table_state(table)) for _, table in run.outside().tables]
     try:
         yield
     finally:
         for variable, value in zip(variables, values):
             variable.assign(value)
+        for table, kept in tables:
+            load_table(table, kept)
         randomness.load_state(random)
 
 

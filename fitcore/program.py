@@ -25,8 +25,6 @@ from fitcore.graph_loop import Carried
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 MOST_SECONDS = 1e9  # in the graph, for any longer: `tf.debugging.enable_check_numerics` takes an infinity there for a fault
 
-_DRAWS_FROM_A_GENERATOR = ("Rng", "StatefulRandom", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
-
 # (batch, step index, carried) -> (logs or None, what is recorded by name: scalars or vectors, carried)
 StepFunction = Callable[[Any, tf.Tensor, Carried], tuple[Any, dict[str, Any], Carried]]
 
@@ -188,21 +186,25 @@ class Program:
             self._call_for(source, carried)
 
     def random_ops(self, source: Source) -> list[str]:
-        """Types of those ops in the traced program that draw from a state which no variable of the model holds.
+        """Types of those ops in the traced program that draw from a state which no variable holds.
 
         Op by op there are none: eagerly such ops take their seeds from TensorFlow's global generator.
         """
-        call = self._compiled.get(self._key(source))
-        if call is None:
+        traced = self.graph(source)
+        if traced is None:
             return []
-        graph = call.graph.as_graph_def()
+        graph = traced.as_graph_def()
         nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
-        kinds = {node.op for node in nodes if {"seed", "seed2"} <= {*node.attr} or node.op.startswith(_DRAWS_FROM_A_GENERATOR)}
-        return sorted(kinds)
+        return sorted({node.op for node in nodes if {"seed", "seed2"} <= {*node.attr}})
 
     def graphs(self) -> list[tf.Graph]:
         """The programs traced so far, whole: the loop, with the step in it."""
         return [call.graph for call in self._compiled.values()]
+
+    def graph(self, source: Source) -> tf.Graph | None:
+        """The program that was traced for this source, whole; None if none was."""
+        call = self._compiled.get(self._key(source))
+        return None if call is None else call.graph
 
     def step_graph(self, source: Source) -> tf.Graph | None:
         """The graph of one step of the loop that was traced for this source; None if none was."""

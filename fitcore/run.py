@@ -19,6 +19,7 @@ from fitcore import keras_private
 from fitcore.data import Stream
 from fitcore.engine import Engine
 from fitcore.hooks import Fit, Hook, LoopRule, Rules, StoppingRule, View, name_of
+from fitcore.outside import Outside, look_outside
 from fitcore.program import Chunk
 from fitcore.replicas import components
 
@@ -129,6 +130,7 @@ class Run:
     logs: Mapping[str, Any] = field(default_factory=dict)  # of the last step
     epoch_logs: Mapping[str, Any] | None = None  # of the last epoch
     rules: Rules | None = None  # of those hooks that have one
+    record: Any = ()  # what is recorded at each step
     _warned_non_finite: bool = False
 
     def __post_init__(self) -> None:
@@ -200,10 +202,32 @@ class Run:
         )
 
     def variables(self) -> Iterator[tuple[str, Any]]:
-        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics, RNNs' states.
+        """(name, variable) of all state on the device, each once: weights, seed generators, optimizer, metrics, RNNs' states;
+        then what is in none of Keras's lists: see `outside.py`.
 
         Under a strategy a variable may have a copy on each replica, each with a name of its own.
         """
+        yield from self._listed()
+        yield from self.outside().variables
+
+    def outside(self) -> Outside:
+        """State that is in none of Keras's lists. What the training program alone knows is there once that is traced."""
+        engine = self.engine
+        own_record = self.record if isinstance(self.record, Mapping) else {}
+        roots = {
+            "model": engine.model,
+            "loss": engine.model.loss if engine.is_compiled else engine.parts.loss,
+            "metrics": engine.parts.metrics(),
+            "optimizer": engine.parts.optimizer,
+            "callbacks": self.callbacks.callbacks,
+            "hooks": self.hooks,
+            "record": dict(own_record),
+        }
+        graph = engine.program_graph(self.stream, self.record, self.rules)
+        return look_outside(roots, graph, [variable for _, variable in self._listed()])
+
+    def _listed(self) -> Iterator[tuple[str, Any]]:
+        """(name, variable) of those that are in Keras's lists."""
         model, optimizer = self.engine.model, self.engine.parts.optimizer
         groups = {
             "model": model.variables,

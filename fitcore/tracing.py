@@ -20,3 +20,14 @@ def on_replicas() -> bool:
 def total(value: Any) -> Any:
     """The sum of a tensor, or a list of them, over the replicas, on each of them."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def scratch(variable: tf.Variable) -> tf.Variable:
+    """The variable, marked as none that is saved: what is in it is written anew before it is read, or saved elsewhere."""
+    variable._fitcore_scratch = True
+    return variable
+
+
+def is_scratch(variable: Any) -> bool:
+    """Whether `scratch` marked it."""
+    return getattr(variable, "_fitcore_scratch", False)

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
-    ["data", "finite", "noise"],
+    ["data", "finite", "noise", "reachable"],
     ["optimizers", "blocks", "convolutions", "normalization", "replicas"],
-    ["step", "graph_loop", "onednn"],
+    ["step", "graph_loop", "onednn", "outside"],
     ["hooks", "parts", "program"],
     ["schedules"],
     ["assembly"],

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,7 +69,7 @@ class Saver:
         self._process = os.getpid()
         self._validating = False
         self._steps_seen = 0
-        self._random_ops: Callable[[], list[str]] | None = None  # of the program, once it has been traced
+        self._checked = False  # whether what the program does is known
         self._must = checkpoint.resume == "must"
         try:
             self._found = self._find(checkpoint.resume)
@@ -149,8 +149,9 @@ class Saver:
         """Give the run the state it was left in."""
         assert self._found is not None
         run.engine.prepare(run.stream, record, run.rules, run.rule_state())
-        self._check_random_ops()
-        state.put_back(run, self._found)
+        self._check_program(run)
+        otherwise = state.put_back(run, self._found)
+        self._say_not_exact([f"`model`, `loss`, `callbacks`: {each}" for each in otherwise])
         self._steps_seen = run.curve.length
         self._found = None  # its arrays needn't be held
 
@@ -176,7 +177,7 @@ class Saver:
             raise Preempted
 
     def begin(self, run: Run, record: Any) -> None:
-        """Say what of this run can't be saved. Random ops of its program are found out once that has been traced.
+        """Say what of this run can't be saved. What its program does is found out once that has been traced.
 
         Raises:
           CheckpointError: something can't, and resume="must"; the workers of a cluster found different checkpoints.
@@ -188,7 +189,6 @@ class Saver:
                 f"`checkpoint`: the workers find different checkpoints in {self._store.directory}; this one "
                 f"{self._found and self._found.path}. The folder must be one that all of them share."
             )
-        self._random_ops = lambda: run.engine.random_ops(run.stream, record, run.rules)
         data = {"x": run.stream.source.not_exact(), "validation_data": run.validate and run.validate.not_exact()}
         reasons = [f"`{name}`: {reason}" for name, reason in data.items() if reason]
         for name in callbacks.forgotten(run.callbacks.callbacks):
@@ -198,14 +198,31 @@ class Saver:
             )
         self._say_not_exact(reasons)
 
-    def _check_random_ops(self) -> None:
-        if self._random_ops is None:
-            return
-        kinds, self._random_ops = self._random_ops(), None
-        if kinds:
-            self._say_not_exact(
-                [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"]
+    def before_first_call(self, run: Run) -> None:
+        """The first compiled call is next: trace it, and look at what it does. For one that is resumed this has been done.
+
+        Raises:
+          CheckpointError: it changes what can't be saved.
+        """
+        if not self._checked:
+            run.engine.prepare(run.stream, run.record, run.rules, run.rule_state())
+            self._check_program(run)
+
+    def _check_program(self, run: Run) -> None:
+        self._checked = True
+        outside = run.outside()
+        if outside.refused:
+            raise CheckpointError(
+                f"`checkpoint`: the training step changes {'; '.join(outside.refused)}. That can't be saved, so a resumed run "
+                "would train otherwise. Keep it in a tf.Variable, or train without `checkpoint`."
             )
+        kinds = run.engine.random_ops(run.stream, run.record, run.rules)
+        reasons = [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"] * bool(kinds)
+        if outside.python:
+            reasons.append("`model`: what Python functions in its step (tf.py_function, tf.numpy_function) keep is not saved")
+        if not outside.whole:
+            reasons.append("`model`, `callbacks`: they hold too many objects to find all variables among them")
+        self._say_not_exact(reasons)
 
     def _say_not_exact(self, reasons: list[str]) -> None:
         if reasons and self._must:
@@ -294,7 +311,6 @@ class Saver:
         return self._unit == "second" and time.monotonic() - self._last >= self._every
 
     def _save(self, run: Run, where: str) -> None:
-        self._check_random_ops()
         self._wait()  # the one before; so there is never more than one copy of the state
         self._write(run, self._take(run, where))
 

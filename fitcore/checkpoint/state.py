@@ -15,6 +15,7 @@ import tensorflow as tf
 from fitcore.checkpoint import callbacks, plain, randomness
 from fitcore.checkpoint.store import CheckpointError, Saved
 from fitcore.data.memory import is_plain, shared
+from fitcore.outside import CAPTURED, HELD, load_table, table_state
 from fitcore.replicas import components
 from fitcore.run import Run
 
@@ -61,9 +62,10 @@ class Variables:
         self._read: list[tuple[str, Any, tf.DType, np.ndarray | None, np.ndarray | tf.Tensor | None]] = []
         for name, variable in run.variables():
             held = variable.value if isinstance(variable, keras.Variable) else variable
-            dtype, shape = tf.as_dtype(held.dtype), tuple(held.shape)
-            small = dtype.size * math.prod(shape) < LARGE
-            self.described.append([name, list(shape), dtype.name])
+            dtype, shape = tf.as_dtype(held.dtype), _shape(held)
+            known = shape is not None and None not in shape
+            small = known and dtype.size * math.prod(shape) < LARGE
+            self.described.append([name, None if shape is None else list(shape), dtype.name])
             places = _places(shape, np.dtype(dtype.as_numpy_dtype)) if small else (None, None)
             self._read.append((name, held.handle, held.dtype, *places))
 
@@ -84,6 +86,12 @@ class Variables:
                 array[...] = np.asarray(value)
                 found[name] = handed_out
         return found
+
+
+def _shape(variable: Any) -> tuple[int | None, ...] | None:
+    """A variable's shape: None for a dimension that may change; None for one whose rank may."""
+    shape = tf.TensorShape(variable.shape)
+    return None if shape.rank is None else tuple(shape.as_list())
 
 
 def _places(shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | tf.Tensor]:
@@ -109,6 +117,7 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
         "run": run.host_state(),
         "callbacks": [callbacks.state(each) for each in run.callbacks.callbacks],
         "random": randomness.state(),
+        "tables": {name: table_state(table) for name, table in run.outside().tables},
     }
     host, arrays = plain.split(held, "host")
     arrays |= _of_workers(run, values)
@@ -124,8 +133,11 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
     return Snapshot({**values, **arrays}, host, facts, run.curve.table(rows_saved))
 
 
-def put_back(run: Run, saved: Saved) -> None:
+def put_back(run: Run, saved: Saved) -> list[str]:
     """Give a run the state that was saved. Its programs must be traced, so that every variable is there.
+
+    Returns:
+      In words, what was saved of state outside of Keras's lists and isn't there now, or the reverse.
 
     Raises:
       CheckpointError: it is another model's.
@@ -133,17 +145,60 @@ def put_back(run: Run, saved: Saved) -> None:
     arrays = saved.arrays()
     held = plain.join(saved.host, arrays)
     present = dict(run.variables())
-    check_variables(saved, present)
+    check_variables(saved, {name: variable for name, variable in present.items() if not _is_held(name)})
     agreement = run.engine.agreement
-    for (name, *_), variable in zip(saved.manifest["variables"], present.values()):
+    pairs, otherwise = _paired(saved, present)
+    for name, variable in pairs:
         of_workers = None if agreement is None else arrays.get(f"{_WORKERS}/{name}")
         variable.assign(arrays[name] if agreement is None or of_workers is None else of_workers[agreement.worker])
+    otherwise += _put_tables_back(run, held.get("tables", {}))
     run.curve.load([(name, width) for name, width in saved.manifest["columns"]], saved.curves)
     iterator = saved.path / "data" if (saved.path / "data.index").exists() else None
     run.load_host_state(held["run"], held["where"] == IN_EPOCH, iterator)
     for callback, state in zip(run.callbacks.callbacks, held["callbacks"]):
         callbacks.load_state(callback, state)
     randomness.load_state(held["random"])  # last: what was done so far may have drawn
+    return otherwise
+
+
+def _is_held(name: str) -> bool:
+    return name.startswith(f"{HELD}/")
+
+
+def _described(saved: Saved) -> list[tuple[str, Any, str]]:
+    """(name, shape, dtype) of the variables in a checkpoint."""
+    return [(name, None if shape is None else tuple(shape), dtype) for name, shape, dtype in saved.manifest["variables"]]
+
+
+def _paired(saved: Saved, present: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """(name in the checkpoint, variable) of all that are in both; and in words, what is held in only one of them.
+
+    What Keras lists, and what the program captured, comes in the same order. What is held goes by its name: a callback may
+    have made it later, or not yet.
+    """
+    listed = [name for name, *_ in saved.manifest["variables"] if not _is_held(name)]
+    pairs = list(zip(listed, [variable for name, variable in present.items() if not _is_held(name)]))
+    theirs = {name: (shape, dtype) for name, shape, dtype in _described(saved) if _is_held(name)}
+    ours = {name: variable for name, variable in present.items() if _is_held(name)}
+    otherwise = [f"{name.partition('/')[2]!r} was saved, and isn't there now" for name in theirs if name not in ours]
+    for name, variable in ours.items():
+        way, shape = name.partition("/")[2], _shape(variable)
+        if name not in theirs:
+            otherwise.append(f"{way!r} was not saved, and begins anew")
+        elif theirs[name] != (shape, tf.as_dtype(variable.dtype).name):
+            otherwise.append(f"{way!r} was saved as {theirs[name]}, and is of shape {shape} now")
+        else:
+            pairs.append((name, variable))
+    return pairs, otherwise
+
+
+def _put_tables_back(run: Run, tables: Mapping[str, Any]) -> list[str]:
+    """Fill those that were saved; in words, those that are in only one of both."""
+    present = dict(run.outside().tables)
+    for name, table in present.items():
+        if name in tables:
+            load_table(table, tables[name])
+    return [f"the table {name!r} is in only one of both" for name in sorted({*tables} ^ {*present})]
 
 
 def _of_workers(run: Run, values: Mapping[str, np.ndarray | tf.Tensor]) -> dict[str, np.ndarray]:
@@ -158,7 +213,7 @@ def _of_workers(run: Run, values: Mapping[str, np.ndarray | tf.Tensor]) -> dict[
     own = [
         name
         for name, variable in run.variables()
-        if id(variable) in untrained or name.partition("/")[0] in ("metrics", "states")
+        if id(variable) in untrained or name.partition("/")[0] in ("metrics", "states", HELD, CAPTURED)
     ]
     gathered = run.engine.agreement.gathered([tf.convert_to_tensor(values[name]) for name in own])
     return {f"{_WORKERS}/{name}": each for name, each in zip(own, gathered)}
@@ -173,8 +228,8 @@ def check_variables(saved: Saved, present: Mapping[str, Any]) -> None:
       CheckpointError: it is another model's; says which variable.
     """
     manifest = saved.path / "manifest.json"
-    theirs = [(name, tuple(shape), dtype) for name, shape, dtype in saved.manifest["variables"]]
-    ours = [(name, tuple(variable.shape), tf.as_dtype(variable.dtype).name) for name, variable in present.items()]
+    theirs = [each for each in _described(saved) if not _is_held(each[0])]
+    ours = [(name, _shape(variable), tf.as_dtype(variable.dtype).name) for name, variable in present.items()]
     for (name, shape, dtype), (own_name, own_shape, own_dtype) in zip(theirs, ours):
         if (_last(name), shape, dtype) != (_last(own_name), own_shape, own_dtype):
             raise CheckpointError(

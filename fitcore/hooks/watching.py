@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore.step import Observation, scaled
+from fitcore.tracing import scratch
 
 BUCKETS = 30
 KINDS = ("weights", "gradients", "updates")
@@ -113,7 +114,7 @@ class Images:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._step = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self._step = scratch(tf.Variable(-1, dtype=tf.int64, trainable=False))
         self._seen: Any = None
 
     def ask(self, step: int) -> None:
@@ -129,7 +130,8 @@ class Images:
             )
         if self._seen is None or not images.shape[1:].is_compatible_with(self._seen.shape[1:]):
             with tf.init_scope():
-                self._seen = tf.Variable(tf.zeros([0, *images.shape[1:]], images.dtype), shape=[None, *images.shape[1:]])
+                none = tf.zeros([0, *images.shape[1:]], images.dtype)
+                self._seen = scratch(tf.Variable(none, shape=[None, *images.shape[1:]]))
 
         def look() -> None:
             self._seen.assign(images[: self._most])
@@ -172,7 +174,7 @@ def _only_if(wanted: tf.Tensor, action: Callable[[], None]) -> None:
 
 
 def _kept(shape: Any, dtype: Any) -> tf.Variable:
-    return tf.Variable(tf.zeros(shape, dtype), trainable=False)
+    return scratch(tf.Variable(tf.zeros(shape, dtype), trainable=False))
 
 
 def _described(tensor: tf.Tensor | None) -> tf.Tensor:

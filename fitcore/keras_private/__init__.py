@@ -70,6 +70,15 @@ from fitcore.keras_private.randomness import (
     set_global_seed_generator_state,
 )
 from fitcore.keras_private.recurrent import lean_recurrence, lstm_times
+from fitcore.keras_private.resources import (
+    Effects,
+    Resource,
+    captured_variables,
+    effects,
+    resource_of,
+    surrounding,
+    version,
+)
 from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
@@ -101,7 +110,9 @@ __all__ = [
     "BATCH_MOMENTS",
     "Captured",
     "Draw",
+    "Effects",
     "NotDrawableError",
+    "Resource",
     "added_losses",
     "all_layers",
     "are_arrays",
@@ -122,6 +133,7 @@ __all__ = [
     "draws_noted",
     "drop_validation",
     "eager_random_state",
+    "effects",
     "flatten_logs",
     "flush_events",
     "get_data_adapter",
@@ -163,6 +175,7 @@ __all__ = [
     "pythonify",
     "registered_kernels",
     "replaced",
+    "resource_of",
     "rest_of_py_dataset",
     "seeds_ahead",
     "set_eager_random_state",
@@ -176,6 +189,7 @@ __all__ = [
     "strategy_of",
     "sums_first",
     "sums_over_replicas",
+    "surrounding",
     "takes_training",
     "test_on_batch",
     "train_on_batch",
@@ -185,4 +199,5 @@ __all__ = [
     "update_replaced",
     "use_pool",
     "variable_index",
+    "version",
 ]

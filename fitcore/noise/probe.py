@@ -132,8 +132,6 @@ class Probe:
         batch = (seen.x, seen.y, seen.sample_weight)
         by_tap = {id(tap): delta for tap, delta in zip(taps, deltas)}
         scale = seen.optimizer.scale_loss(tf.ones([], tf.float32)) if scaled else None
-        known = {id(variable) for variable in seen.variables}
-        state = [v for v in getattr(self.model, "variables", ()) if isinstance(v, tf.Variable) and id(v) not in known]
 
         def loss_of(part: Any) -> tf.Tensor:
             x, y, sample_weight = part
@@ -143,12 +141,12 @@ class Probe:
         part = Part.of(rows, self.replicas, sums_rows(self.model)) if self.replicas > 1 else None
 
         def row() -> tf.Tensor:
-            return self._row(batch, gradients, own, by_tap, scale, loss_of, state, part)
+            return self._row(batch, gradients, own, by_tap, scale, loss_of, part)
 
         def curved() -> tf.Tensor:
             used = [v for v, gradient in zip(seen.variables, gradients) if gradient is not None]
             others = [v for v in seen.variables if regularizer(v) is not None and all(v is not u for u in used)]
-            with Passes(loss_of, batch, 3, used, others, state) as passes:
+            with Passes(loss_of, batch, 3, used, others) as passes:
                 return tf.stack([tf.ones([], tf.float64), *curvature(passes)])
 
         found = sometimes(seen.step, self.config.every, row, self._width(gradients, by_tap))
@@ -220,7 +218,6 @@ class Probe:
         by_tap: Any,
         scale: Any,
         loss_of: Any,
-        plain_state: Any,
         part: Part | None,
     ) -> tf.Tensor:
         live = self._live(gradients, by_tap)
@@ -257,7 +254,7 @@ class Probe:
         elif split:
             measured = [weights[k].variable for k in split]
             others = [w.variable for w in self.weights if regularizer(w.variable) is not None and w.sources]
-            with Passes(loss_of, batch, self.config.splits, measured, others, plain_state) as passes:
+            with Passes(loss_of, batch, self.config.splits, measured, others) as passes:
                 found = [passes.gradients(j) for j in range(self.config.splits)]
             if sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
                 found = [[self.config.splits * gradient for gradient in each] for each in found]

@@ -1,18 +1,21 @@
 """The split estimator's gradients: the batch cut into k micro-batches, a forward and a backward pass for each.
 
 It works for everything that can be trained, and costs k passes more. Nothing of it is kept: updates of moving statistics,
-metrics and random generators made in these passes end with them. Each micro-batch draws its own dropout masks, so that
+metrics and random generators made in these passes end with them, and what a loss or a layer assigns to a variable of its own is
+put back. What can't be put back, such as what is taken out of a queue, is refused when the step is traced. Each micro-batch draws its own dropout masks, so that
 their noise is part of what is measured, as it is part of the gradient's.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.noise.calls import cut_rows
 
 
@@ -25,7 +28,9 @@ class Passes:
       k: how many micro-batches. The first k * (n // k) rows are used; with n < k there are none, and results are NaN.
       variables: to differentiate with respect to.
       regularized: other weights with a regularizer.
-      plain_state: `tf.Variable`s that the passes may change and that no Keras scope protects; put back.
+
+    Raises:
+      ValueError: at the end of the context, if the passes change what can't be put back.
     """
 
     def __init__(
@@ -35,27 +40,56 @@ class Passes:
         k: int,
         variables: Sequence[Any],
         regularized: Sequence[Any],
-        plain_state: Sequence[Any],
     ) -> None:
         first = next(leaf for leaf in keras.tree.flatten(batch[0]) if leaf is not None)
         self._rows, self._k = first.shape[0], k
         self.size = tf.shape(first)[0] // k
-        self._loss_of, self._batch, self._state = loss_of, batch, list(plain_state)
+        self._loss_of, self._batch = loss_of, batch
         # Keras takes regularizers' weights from the scope, which must therefore have them.
         mapping = [(v, tf.convert_to_tensor(v)) for v in [*variables, *regularized] if isinstance(v, keras.Variable)]
         read = {id(v): value for v, value in mapping}
         self._sources = [read.get(id(v), v) for v in variables]
         # One scope for all: dropout's generators go on from one pass to the next.
         self._scope = keras.StatelessScope(mapping, collect_losses=True)
-        self._kept: list[tf.Tensor] = []
+        self._kept: dict[int, tuple[keras_private.Resource, tf.Tensor]] = {}  # by the handle's id
+        self._began = 0
 
     def __enter__(self) -> Passes:
-        self._kept = [variable.read_value() for variable in self._state]
+        # Keras's scope keeps what is assigned to Keras's variables, but not what is assigned to a `tf.Variable`. The step has
+        # made this very pass already, so what it assigned are the variables that these passes may assign. They are read here,
+        # behind the step's own assignments and before any of the passes.
+        graph = tf.compat.v1.get_default_graph()
+        for around in keras_private.surrounding(graph):
+            for found in keras_private.effects(around).written():
+                if found.variable and id(found.handle) not in self._kept:
+                    value = tf.raw_ops.ReadVariableOp(resource=found.handle, dtype=found.dtype)
+                    self._kept[id(found.handle)] = found, value
+        self._began = keras_private.version(graph)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        for variable, value in zip(self._state, self._kept):
-            variable.assign(value)
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            return
+        effects = keras_private.effects(tf.compat.v1.get_default_graph(), self._began)
+        written = effects.written()
+        lost = [f"{each.name} ({', '.join(sorted(each.written_by))})" for each in written if id(each.handle) not in self._kept]
+        lost += effects.hidden
+        if lost:
+            raise ValueError(
+                "`noise`: gradients that are measured by splitting the batch need the loss and the layers to run again, and what "
+                f"they change then can't be put back: {'; '.join(lost)}. Keep it in a tf.Variable that each step assigns, or "
+                "train without `noise`."
+            )
+        if effects.python:
+            warnings.warn(
+                "`noise`: gradients that are measured by splitting the batch need the loss and the layers to run again, and so "
+                "the Python functions in them (tf.py_function, tf.numpy_function). What these keep from call to call differs "
+                "then from a training without `noise`.",
+                stacklevel=2,
+            )
+        for each in written:
+            resource, value = self._kept[id(each.handle)]
+            tf.raw_ops.AssignVariableOp(resource=resource.handle, value=value)
 
     def gradients(self, j: int) -> list[tf.Tensor]:
         """Gradients of micro-batch j's own loss, dense; zeros where nothing depends on a weight."""

@@ -38,6 +38,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.tracing import scratch
 
 VECTOR_MOST = 256  # elements of a variable that is joined with others: beyond, copying costs more than ops
 VECTOR_LEAST = 4  # variables worth joining
@@ -314,7 +315,7 @@ def _largest(weight: tf.Variable) -> tf.Variable:
     """A variable like this one, that lives as long: scratch space, no state."""
     if id(weight) not in _largests:
         with tf.init_scope(), tf.device(weight.device):
-            _largests[id(weight)] = tf.Variable(tf.zeros(weight.shape, weight.dtype), trainable=False)
+            _largests[id(weight)] = scratch(tf.Variable(tf.zeros(weight.shape, weight.dtype), trainable=False))
         weakref.finalize(weight, _largests.pop, id(weight))
     return _largests[id(weight)]
 
