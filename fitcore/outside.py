@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from fitcore import keras_private
-from fitcore.reachable import Table, reach
+from fitcore.reachable import reach
 from fitcore.replicas import components
 from fitcore.tracing import is_scratch
 
@@ -35,7 +35,7 @@ class Outside:
     """
 
     variables: list[tuple[str, Any]]
-    tables: list[tuple[str, Table]]
+    tables: list[tuple[str, Any]]
     refused: list[str]
     python: bool
     whole: bool
@@ -79,13 +79,13 @@ def look_outside(roots: Mapping[str, Any], graph: tf.Graph | None, listed: Itera
     return Outside([*found, *captured], reached.tables, refused, effects.python, reached.whole)
 
 
-def table_state(table: Table) -> dict[str, Any]:
+def table_state(table: Any) -> dict[str, Any]:
     """What is in a table, as arrays."""
     keys, values = table.export()
     return {"keys": keys.numpy(), "values": values.numpy()}
 
 
-def load_table(table: Table, state: Mapping[str, Any]) -> None:
+def load_table(table: Any, state: Mapping[str, Any]) -> None:
     """Put that, and nothing else, into it."""
     keys, values = (
         tf.cast(part, dtype) if dtype != tf.string else tf.reshape(tf.constant(part.tolist(), dtype), part.shape)

@@ -25,13 +25,12 @@ from fitcore.tracing import is_scratch
 
 MOST = 200_000  # objects that are looked at
 
-Table = tf.lookup.experimental.MutableHashTable | tf.lookup.experimental.DenseHashTable
 TABLES = (tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
 
 _NOTHING_IN_THEM = (
-    bool, int, float, complex, str, bytes, type(None), np.generic, tf.Tensor, tf.DType, tf.TensorShape, tf.Graph, tf.data.Dataset,
-    tf.distribute.Strategy, keras.KerasTensor, types.ModuleType, types.CodeType, types.FrameType, types.GeneratorType,
-    keras.callbacks.History,
+    bool, int, float, complex, str, bytes, type(None), np.generic, tf.Tensor, tf.DType, tf.TensorShape, tf.Graph,
+    tf.data.Dataset, tf.distribute.Strategy, keras.KerasTensor, types.ModuleType, types.CodeType, types.FrameType,
+    types.GeneratorType, keras.callbacks.History,
 )  # fmt: skip
 _NOT_FOLLOWED = ("_fitcore_engine",)  # attributes; this one has the programs
 _OURS = ("fitcore.optimizers", "fitcore.hooks")  # of fitcore's own objects those that may hold what users gave
@@ -51,7 +50,7 @@ class Reached:
     """
 
     variables: list[tuple[str, Any]] = field(default_factory=list)
-    tables: list[tuple[str, Table]] = field(default_factory=list)
+    tables: list[tuple[str, Any]] = field(default_factory=list)
     owners: dict[int, str] = field(default_factory=dict)
     whole: bool = True
 
@@ -195,7 +194,6 @@ def _is_looked_into(value: Any) -> bool:
             return library in _PLAIN_HOLDERS
 
 
-@functools.lru_cache(maxsize=4096)
 def _library(kind: type) -> str:
     """The library that a class is of; empty for a user's, or one that builds on Keras."""
     return _is_library(kind.__module__)

@@ -71,6 +71,8 @@ class Validation:
         x = self._data["x"]
         if self._by_its_own_evaluate:
             return None if keras_private.are_arrays(x) else "the model's own `evaluate` begins them anew in another process"
+        if keras_private.is_torch_loader(x):
+            return None
         return py_dataset_not_exact(x) if isinstance(x, keras.utils.PyDataset) else GENERATOR_NOT_EXACT
 
     def state(self) -> dict[str, Any] | None:

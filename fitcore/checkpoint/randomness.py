@@ -1,4 +1,4 @@
-"""Python's, NumPy's, TensorFlow's and Keras's global random state, as plain values and arrays."""
+"""Python's, NumPy's, TensorFlow's, Keras's and, if it is loaded, PyTorch's global random state, as plain values and arrays."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from fitcore import keras_private
+from fitcore.data import torch_generators
 
 
 def state() -> dict[str, Any]:
     """The state of every global generator. TensorFlow's and Keras's generator objects: None where there is none yet."""
-    eager = keras_private.eager_random_state()
+    eager, torch = keras_private.eager_random_state(), torch_generators.global_state()
     return {
         "python": _packed(random.getstate()),
         "numpy": np.random.get_state(legacy=False),
         "tensorflow": None if eager is None else _packed(eager),
         "global_generator": keras_private.global_generator_state(),
         "global_seed_generator": keras_private.global_seed_generator_state(),
+        **({} if torch is None else {"torch": torch}),
     }
 
 
@@ -32,6 +34,7 @@ def load_state(state: dict[str, Any]) -> None:
         keras_private.set_global_seed_generator_state(state["global_seed_generator"])
     random.setstate(_unpacked(state["python"]))  # after the others, which may draw from it when they are made
     np.random.set_state(state["numpy"])
+    torch_generators.set_global_state(state.get("torch"))
     if state["tensorflow"] is not None:
         keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
 

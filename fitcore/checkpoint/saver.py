@@ -217,7 +217,9 @@ class Saver:
                 "would train otherwise. Keep it in a tf.Variable, or train without `checkpoint`."
             )
         kinds = run.engine.random_ops(run.stream, run.record, run.rules)
-        reasons = [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"] * bool(kinds)
+        reasons = [f"`model`: the state of {', '.join(kinds)} in its step is not saved; that of keras.random's is"] * bool(
+            kinds
+        )
         if outside.python:
             reasons.append("`model`: what Python functions in its step (tf.py_function, tf.numpy_function) keep is not saved")
         if not outside.whole:

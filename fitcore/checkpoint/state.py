@@ -63,10 +63,11 @@ class Variables:
         for name, variable in run.variables():
             held = variable.value if isinstance(variable, keras.Variable) else variable
             dtype, shape = tf.as_dtype(held.dtype), _shape(held)
-            known = shape is not None and None not in shape
-            small = known and dtype.size * math.prod(shape) < LARGE
+            sizes = [size for size in shape or () if size is not None]
+            known = shape is not None and len(sizes) == len(shape)  # else its value has another size each time
+            small = known and dtype.size * math.prod(sizes) < LARGE
             self.described.append([name, None if shape is None else list(shape), dtype.name])
-            places = _places(shape, np.dtype(dtype.as_numpy_dtype)) if small else (None, None)
+            places = _places(sizes, np.dtype(dtype.as_numpy_dtype)) if small else (None, None)
             self._read.append((name, held.handle, held.dtype, *places))
 
     def are_those_of(self, run: Run) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore.data import torch_generators
 from fitcore.data.order import Order
 from fitcore.data.workers import Workers
 
@@ -279,6 +280,10 @@ class DatasetSource:
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
         keras_private.use_pool(adapter, Workers)
+        self._torch = keras_private.torch_loader_of(adapter)
+        self._torch_began: Any = None  # the generators of a PyTorch DataLoader when the pass under way began
+        if self._torch is not None:
+            keras_private.as_passes_begin(adapter, self._note_generators)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
         self.key: Any = ("dataset", repr(self._dataset.element_spec))
@@ -314,7 +319,10 @@ class DatasetSource:
 
     def state(self, feed: Any) -> dict[str, Any]:
         own = self._py_dataset.state() if self._py_dataset is not None and hasattr(self._py_dataset, "state") else None
-        return {"random": self._random, "own": own}
+        torch = None
+        if self._torch is not None:
+            torch = {"began": self._torch_began, "now": torch_generators.own_states(self._torch)}
+        return {"random": self._random, "own": own, "torch": torch}
 
     def open_again(
         self, state: Mapping[str, Any], pass_index: int, read: Sequence[int], within: bool, iterator: Path | None
@@ -322,15 +330,24 @@ class DatasetSource:
         if self._py_dataset is not None:
             return self._open_py_dataset_again(self._py_dataset, state, read, within)
         feed = None
+        torch = state.get("torch")  # none in what older versions saved
         for i, batches in enumerate(read):
             feed = self.open_pass(pass_index)
+            if torch is not None and torch["began"] is not None:
+                torch_generators.set_global_state(torch["began"]["global"])
+                torch_generators.set_own_states(self._torch, torch["began"]["own"])
             last = i == len(read) - 1
             if last and iterator is not None:
                 tf.train.Checkpoint(iterator=feed).read(str(iterator)).assert_consumed()
             elif last or self._all_again:
                 for _ in range(batches):
                     next(feed, None)
+        if torch is not None:  # the global generator's comes with those of Python, NumPy and TensorFlow
+            torch_generators.set_own_states(self._torch, torch["now"])
         return feed
+
+    def _note_generators(self) -> None:
+        self._torch_began = {"global": torch_generators.global_state(), "own": torch_generators.own_states(self._torch)}
 
     def _open_py_dataset_again(
         self, whole: keras.utils.PyDataset, state: Mapping[str, Any], read: Sequence[int], within: bool

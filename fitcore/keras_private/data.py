@@ -15,6 +15,7 @@ from keras.src.trainers.data_adapters import array_data_adapter, array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter, init_pool_generator
+from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchDataLoaderAdapter
 
 
 def get_data_adapter(**arguments: Any) -> Any:
@@ -57,6 +58,30 @@ def index_dataset(n: int, batch_size: int, shuffle: bool | str) -> tf.data.Datas
 def is_generator_adapter(adapter: Any) -> bool:
     """Whether the adapter reads a Python generator. Why: the adapters' classes are not public (Keras >= 3.0)."""
     return isinstance(adapter, GeneratorDataAdapter)
+
+
+def torch_loader_of(adapter: Any) -> Any:
+    """The PyTorch DataLoader that the adapter reads, None if it reads something else. Why: as above (Keras >= 3.0)."""
+    return adapter.get_torch_dataloader() if isinstance(adapter, TorchDataLoaderAdapter) else None
+
+
+def is_torch_loader(x: Any) -> bool:
+    """Whether it is a PyTorch DataLoader. Why: Keras tells it by its class's name, without PyTorch (Keras >= 3.0)."""
+    return bool(data_adapters.is_torch_dataloader(x))
+
+
+def as_passes_begin(adapter: Any, call: Callable[[], None]) -> None:
+    """Let `call` be called whenever a pass over the adapter's batches begins, which is when the first is asked for.
+
+    To be used before `get_tf_dataset`, which hands that method to TensorFlow. Why: there is no public way (Keras >= 3.0).
+    """
+    batches = adapter.get_numpy_iterator
+
+    def begun() -> Any:
+        call()
+        yield from batches()
+
+    adapter.get_numpy_iterator = begun
 
 
 # Datasets that open what they read when they are opened themselves (seen with TensorFlow 2.20 and 2.21), so that a shuffle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,18 +31,14 @@ class Resource:
       name: of the graph's input.
       written_by: types of the ops that may change it; empty if none does.
       variable: whether it is a variable's.
+      types: of a table's keys and values, if ops that tell them use it.
     """
 
     handle: Any
     name: str
     written_by: set[str] = field(default_factory=set)
     variable: bool = False
-
-    @property
-    def dtype(self) -> tf.DType:
-        """A variable's. Why: a handle's own is `tf.resource`; what it is of is private (TensorFlow >= 2.0)."""
-        data = resource_variable_ops.get_eager_safe_handle_data(self.handle)
-        return tf.as_dtype(data.shape_and_type[0].dtype)
+    types: tuple[tf.DType, tf.DType] | None = None
 
 
 @dataclass
@@ -76,17 +72,37 @@ def effects(graph: Any, since: int = 0) -> Effects:
     """
     definition = graph.as_graph_def(from_version=since or None)
     functions = {function.signature.name: function for function in definition.library.function}
-    found, known = [], {}
+    found: list[Resource] = []
+    known: dict[Any, dict[str, Any]] = {}
     for external, internal in getattr(graph, "captures", ()):
         if external.dtype == tf.resource:
             handle = _root(external)
-            kinds = _kinds(definition.node, {internal.op.name}, functions, known)
-            name = internal.op.name
-            found.append(Resource(handle, name, {kind for kind in kinds if _changes(kind)}, _is_variable(handle)))
+            users = _users(definition.node, {internal.op.name}, functions, known)
+            name, written_by = internal.op.name, {node.op for node in users.values() if _changes(node.op)}
+            of_table = [node.attr for node in users.values() if node.op.startswith("LookupTable") and "Tin" in node.attr]
+            tables = [(tf.as_dtype(each["Tin"].type), tf.as_dtype(each["Tout"].type)) for each in of_table if "Tout" in each]
+            found.append(Resource(handle, name, written_by, _is_variable(handle), tables[0] if tables else None))
     types = {node.op for node in definition.node}
     for name in _called(definition.node, functions):
         types |= {node.op for node in functions[name].node_def}
     return Effects(found, not types.isdisjoint(_PYTHON), sorted(types.intersection(_WITHOUT_HANDLE)))
+
+
+def kept(resource: Resource) -> Callable[[], Any] | None:
+    """Read a variable or a table here, in the graph; returns what puts that back there, None if it is neither.
+
+    Why: a handle's own dtype is `tf.resource`; the variable's is in its private handle data (TensorFlow >= 2.0).
+    """
+    handle = resource.handle
+    if resource.variable:
+        data = resource_variable_ops.get_eager_safe_handle_data(handle)
+        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(data.shape_and_type[0].dtype))
+        return lambda: tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+    if resource.types is None:
+        return None
+    of_keys, of_values = resource.types
+    keys, values = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=of_keys, Tvalues=of_values)
+    return lambda: tf.raw_ops.LookupTableImportV2(table_handle=handle, keys=keys, values=values)
 
 
 def surrounding(graph: Any) -> Iterator[Any]:
@@ -134,9 +150,9 @@ def _changes(kind: str) -> bool:
     return kind not in _READS and not any(part in kind for part in _ONLY_OUTPUT)
 
 
-def _kinds(nodes: Any, names: set[str], functions: Any, known: dict[Any, set[str]]) -> set[str]:
-    """Types of the ops that are handed what has one of these names, within the functions that they call too."""
-    names, found = set(names), set()
+def _users(nodes: Any, names: set[str], functions: Any, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """One op of each type that is handed what has one of these names, within the functions that are called too; by type."""
+    names, found = set(names), {}
     for node in nodes:
         for i, given in enumerate(node.input):
             if given.startswith("^") or given.split(":")[0] not in names:
@@ -146,16 +162,16 @@ def _kinds(nodes: Any, names: set[str], functions: Any, known: dict[Any, set[str
                 continue
             called = list(_functions_of(node, functions))
             if not called:
-                found.add(node.op)
+                found[node.op] = node
             for name in called:
                 place = i - (node.op in ("If", "StatelessIf", "Case", "StatelessCase"))
                 arguments = functions[name].signature.input_arg
                 if not 0 <= place < len(arguments):
-                    found.add(node.op)
+                    found[node.op] = node
                     continue
                 if (name, place) not in known:
-                    known[name, place] = set()  # of a function that calls itself
-                    known[name, place] = _kinds(functions[name].node_def, {arguments[place].name}, functions, known)
+                    known[name, place] = {}  # of a function that calls itself
+                    known[name, place] = _users(functions[name].node_def, {arguments[place].name}, functions, known)
                 found |= known[name, place]
     return found
 

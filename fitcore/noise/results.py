@@ -133,6 +133,8 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     Steps that were not measured are left out.
     """
     rows = rows[:, None] if rows.ndim == 1 else rows  # nothing but the batch's size
+    if not len(rows):  # training has ended in an error before its first step: as wide as a row without a weight can be
+        rows = np.empty((0, probe.head + 4))
     hessian_step = np.empty(0, np.int64)
     hessian = None
     if config.hessian_every:

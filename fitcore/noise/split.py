@@ -1,9 +1,10 @@
 """The split estimator's gradients: the batch cut into k micro-batches, a forward and a backward pass for each.
 
 It works for everything that can be trained, and costs k passes more. Nothing of it is kept: updates of moving statistics,
-metrics and random generators made in these passes end with them, and what a loss or a layer assigns to a variable of its own is
-put back. What can't be put back, such as what is taken out of a queue, is refused when the step is traced. Each micro-batch draws its own dropout masks, so that
-their noise is part of what is measured, as it is part of the gradient's.
+metrics and random generators made in these passes end with them, and what a loss or a layer assigns to a variable of its own,
+or puts into a table, is put back. What can't be put back, such as what is taken out of a queue, is refused when the step is
+traced. Each micro-batch draws its own dropout masks, so that their noise is part of what is measured, as it is part of the
+gradient's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Passes:
         self._sources = [read.get(id(v), v) for v in variables]
         # One scope for all: dropout's generators go on from one pass to the next.
         self._scope = keras.StatelessScope(mapping, collect_losses=True)
-        self._kept: dict[int, tuple[keras_private.Resource, tf.Tensor]] = {}  # by the handle's id
+        self._kept: dict[int, Callable[[], Any]] = {}  # by the handle's id, what puts its value back
         self._began = 0
 
     def __enter__(self) -> Passes:
@@ -61,9 +62,8 @@ class Passes:
         graph = tf.compat.v1.get_default_graph()
         for around in keras_private.surrounding(graph):
             for found in keras_private.effects(around).written():
-                if found.variable and id(found.handle) not in self._kept:
-                    value = tf.raw_ops.ReadVariableOp(resource=found.handle, dtype=found.dtype)
-                    self._kept[id(found.handle)] = found, value
+                if id(found.handle) not in self._kept and (put_back := keras_private.kept(found)) is not None:
+                    self._kept[id(found.handle)] = put_back
         self._began = keras_private.version(graph)
         return self
 
@@ -76,9 +76,9 @@ class Passes:
         lost += effects.hidden
         if lost:
             raise ValueError(
-                "`noise`: gradients that are measured by splitting the batch need the loss and the layers to run again, and what "
-                f"they change then can't be put back: {'; '.join(lost)}. Keep it in a tf.Variable that each step assigns, or "
-                "train without `noise`."
+                "`noise`: gradients that are measured by splitting the batch need the loss and the layers to run again, and "
+                f"what they change then can't be put back: {'; '.join(lost)}. Keep it in a tf.Variable that each step assigns, "
+                "or train without `noise`."
             )
         if effects.python:
             warnings.warn(
@@ -88,8 +88,7 @@ class Passes:
                 stacklevel=2,
             )
         for each in written:
-            resource, value = self._kept[id(each.handle)]
-            tf.raw_ops.AssignVariableOp(resource=resource.handle, value=value)
+            self._kept[id(each.handle)]()
 
     def gradients(self, j: int) -> list[tf.Tensor]:
         """Gradients of micro-batch j's own loss, dense; zeros where nothing depends on a weight."""
