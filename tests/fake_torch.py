@@ -1,7 +1,7 @@
-"""As much of PyTorch as Keras's adapter and fitcore touch, for a machine without it: tensors, generators, a shuffling DataLoader.
+"""As much of PyTorch as Keras's adapter and fitcore touch, for a machine without it: tensors, generators, a DataLoader.
 
-It draws as PyTorch does: a pass takes a seed for its workers from the loader's generator, and its order from the sampler's, or, if
-that has none, from a generator of its own that the global one seeds.
+It draws as PyTorch does: a pass takes a seed for its workers from the loader's generator, and its order from the sampler's, or,
+if that has none, from a generator of its own that the global one seeds.
 """
 
 from __future__ import annotations

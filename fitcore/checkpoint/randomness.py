@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,18 @@ def state() -> dict[str, Any]:
     }
 
 
-def load_state(state: dict[str, Any]) -> None:
-    """Take up what `state` gave."""
+def load_state(state: dict[str, Any], but: Collection[str] = ()) -> None:
+    """Take up what `state` gave, but for these."""
     if state["global_generator"] is not None:
         keras_private.set_global_generator_state(state["global_generator"])
     if state["global_seed_generator"] is not None:
         keras_private.set_global_seed_generator_state(state["global_seed_generator"])
-    random.setstate(_unpacked(state["python"]))  # after the others, which may draw from it when they are made
-    np.random.set_state(state["numpy"])
-    torch_generators.set_global_state(state.get("torch"))
+    if "python" not in but:
+        random.setstate(_unpacked(state["python"]))  # after the others, which may draw from it when they are made
+    if "numpy" not in but:
+        np.random.set_state(state["numpy"])
+    if "torch" not in but:
+        torch_generators.set_global_state(state.get("torch"))
     if state["tensorflow"] is not None:
         keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
 

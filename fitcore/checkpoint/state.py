@@ -158,7 +158,7 @@ def put_back(run: Run, saved: Saved) -> list[str]:
     run.load_host_state(held["run"], held["where"] == IN_EPOCH, iterator)
     for callback, state in zip(run.callbacks.callbacks, held["callbacks"]):
         callbacks.load_state(callback, state)
-    randomness.load_state(held["random"])  # last: what was done so far may have drawn
+    randomness.load_state(held["random"], run.stream.source.drew_again)  # last: what was done so far may have drawn
     return otherwise
 
 

@@ -30,6 +30,7 @@ class ReplicaArraySource(ArraySource):
     """
 
     replicated = True
+    drew_again: frozenset[str] = frozenset()
 
     def __init__(self, tensors: Any, batch_size: int, order: Order, strategy: tf.distribute.Strategy) -> None:
         super().__init__(tensors, batch_size, order)

@@ -38,6 +38,7 @@ class Source(Protocol):
     draws_when_opened: bool  # whether what comes later depends on how often a pass has been opened
     key: Any  # equal keys: one compiled program serves both sources
     replicated: bool  # whether a batch holds a part for each of several replicas
+    drew_again: frozenset[str]  # global generators that `open_again` has drawn from, to where they must be
 
     @property
     def has_state(self) -> bool:
@@ -106,6 +107,7 @@ class ArraySource:
 
     has_state = draws_when_opened = False
     replicated = False
+    drew_again: frozenset[str] = frozenset()
 
     def __init__(self, tensors: Any, batch_size: int, order: Order) -> None:
         self.tensors = tensors
@@ -276,6 +278,7 @@ class DatasetSource:
 
     draws_when_opened = True
     replicated = False
+    drew_again: frozenset[str] = frozenset()
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
@@ -321,7 +324,7 @@ class DatasetSource:
         own = self._py_dataset.state() if self._py_dataset is not None and hasattr(self._py_dataset, "state") else None
         torch = None
         if self._torch is not None:
-            torch = {"began": self._torch_began, "now": torch_generators.own_states(self._torch)}
+            torch = {"began": self._torch_began, "now": torch_generators.states(self._torch)["own"]}
         return {"random": self._random, "own": own, "torch": torch}
 
     def open_again(
@@ -331,23 +334,25 @@ class DatasetSource:
             return self._open_py_dataset_again(self._py_dataset, state, read, within)
         feed = None
         torch = state.get("torch")  # none in what older versions saved
+        self.drew_again = frozenset()
         for i, batches in enumerate(read):
             feed = self.open_pass(pass_index)
-            if torch is not None and torch["began"] is not None:
-                torch_generators.set_global_state(torch["began"]["global"])
-                torch_generators.set_own_states(self._torch, torch["began"]["own"])
             last = i == len(read) - 1
-            if last and iterator is not None:
+            if torch is not None:
+                if last and batches:
+                    begin = functools.partial(torch_generators.read_again, self._torch, torch["began"])
+                    self.drew_again = begin(functools.partial(next, feed, None), batches)
+                elif last:
+                    torch_generators.set_own_states(self._torch, torch["now"])
+            elif last and iterator is not None:
                 tf.train.Checkpoint(iterator=feed).read(str(iterator)).assert_consumed()
             elif last or self._all_again:
                 for _ in range(batches):
                     next(feed, None)
-        if torch is not None:  # the global generator's comes with those of Python, NumPy and TensorFlow
-            torch_generators.set_own_states(self._torch, torch["now"])
         return feed
 
     def _note_generators(self) -> None:
-        self._torch_began = {"global": torch_generators.global_state(), "own": torch_generators.own_states(self._torch)}
+        self._torch_began = torch_generators.states(self._torch)
 
     def _open_py_dataset_again(
         self, whole: keras.utils.PyDataset, state: Mapping[str, Any], read: Sequence[int], within: bool

@@ -1,17 +1,19 @@
 """Random generators that a PyTorch DataLoader draws from, saved and put back. PyTorch itself is never imported here.
 
 A pass over a shuffled DataLoader draws its order when it begins: from the `generator` that the loader or its sampler was given,
-or else from PyTorch's global one. So a pass that another process had begun is read again from the state in which it began, and
-then every generator gets the state that it had when the run was saved.
+or else from PyTorch's global one. Its dataset may draw as rows are read, from any generator. So a pass that another process had
+begun is read again, up to its place, from the state in which it began. TensorFlow may read a batch ahead. What the reading has
+drawn from is therefore left as the reading leaves it: what was saved may have been ahead or not.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 _DEPTH = 4  # from the loader: its batch sampler, that one's sampler, what that one draws from
@@ -31,16 +33,55 @@ def set_global_state(state: np.ndarray | None) -> None:
         _set_state(torch.default_generator, state)
 
 
-def own_states(loader: Any) -> dict[str, Any]:
-    """States of the generators that the loader, its samplers and its dataset hold, by the way to them: plain values."""
-    return {way: _state(generator) for way, generator in _generators(loader)}
+def states(loader: Any) -> dict[str, Any]:
+    """States of the global generators, and of those that the loader, its samplers and its dataset hold, as plain values."""
+    return {"global": _globals(), "own": {way: _state(generator) for way, generator in _generators(loader)}}
+
+
+def read_again(loader: Any, began: Mapping[str, Any], read: Callable[[], Any], batches: int) -> frozenset[str]:
+    """Read the first batches of a pass again.
+
+    Args:
+      loader: the DataLoader.
+      began: its `states` when the pass began in another process.
+      read: reads the next batch.
+      batches: how many, at least 1.
+
+    Returns:
+      The global generators that reading drew from, but for what PyTorch's draws as a pass begins: "python", "numpy", "torch".
+    """
+    _set_globals(began["global"])
+    set_own_states(loader, began["own"])
+    read()
+    before = {**began["global"], "torch": global_state()}
+    for _ in range(batches - 1):
+        read()
+    return frozenset(name for name, state in _globals().items() if not _alike(state, before[name]))
 
 
 def set_own_states(loader: Any, states: Mapping[str, Any]) -> None:
-    """Put these back."""
+    """Put those back that the loader, its samplers and its dataset hold."""
     for way, generator in _generators(loader):
         if way in states:
             _set_state(generator, states[way])
+
+
+def _globals() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    python = [version, np.array(numbers, np.int64), gauss]
+    return {"python": python, "numpy": np.random.get_state(legacy=False), "torch": global_state()}
+
+
+def _set_globals(states: Mapping[str, Any]) -> None:
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    np.random.set_state(states["numpy"])
+    set_global_state(states["torch"])
+
+
+def _alike(state: Any, other: Any) -> bool:
+    leaves, others = keras.tree.flatten(state), keras.tree.flatten(other)
+    return len(leaves) == len(others) and all(np.array_equal(a, b) for a, b in zip(leaves, others))
 
 
 def _generators(loader: Any) -> Iterator[tuple[str, Any]]:
