@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fitcore import keras_private
@@ -80,9 +81,9 @@ def look_outside(roots: Mapping[str, Any], graph: tf.Graph | None, listed: Itera
 
 
 def table_state(table: Any) -> dict[str, Any]:
-    """What is in a table, as arrays."""
+    """What is in a table, as arrays: copies, since a DenseHashTable hands out its own memory."""
     keys, values = table.export()
-    return {"keys": keys.numpy(), "values": values.numpy()}
+    return {"keys": np.array(keys), "values": np.array(values)}
 
 
 def load_table(table: Any, state: Mapping[str, Any]) -> None:

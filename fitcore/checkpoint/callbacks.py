@@ -21,6 +21,10 @@ from fitcore import keras_private
 
 _NOT_ITS_OWN = ("model", "_model", "params", "_params", "validation_data")  # what Keras gives to every callback
 
+_OF_VARIABLES = (
+    tf.Variable, keras.Variable, keras.layers.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, tf.random.Generator,
+)  # fmt: skip
+
 
 def state(callback: keras.callbacks.Callback) -> Any:
     """What must be saved for the callback to go on in another process."""
@@ -72,9 +76,24 @@ def appending(callbacks: Iterable[keras.callbacks.Callback]) -> Iterator[None]:
 
 
 def forgotten(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
-    """Classes of the callbacks whose state can't be saved: not Keras's, holding what isn't plain, without the two methods."""
-    own = [each for each in callbacks if not _takes_part(each) and not _is_keras(each)]
-    return sorted({type(callback).__name__ for callback in own if not _is_plain(_held(callback))})
+    """Classes of the callbacks whose state can't be saved: a user's, without the two methods, holding more than plain values
+    and variables."""
+    own = [each for each in of_users(callbacks) if not _takes_part(each)]
+    return sorted({type(callback).__name__ for callback in own if not all(map(_is_saved, _held(callback).values()))})
+
+
+def of_users(callbacks: Iterable[Any]) -> list[Any]:
+    """Those callbacks and hooks whose classes are neither Keras's nor fitcore's."""
+    return [each for each in callbacks if type(each).__module__.split(".")[0] not in ("keras", "fitcore")]
+
+
+def _is_saved(value: Any) -> bool:
+    """Whether all of it is: plain, or variables, which are found wherever they are held (see `fitcore/outside.py`)."""
+    if isinstance(value, (list, tuple, set)) and not _is_plain(value):
+        return all(isinstance(each, _OF_VARIABLES) for each in value)
+    if isinstance(value, Mapping) and not _is_plain(value):
+        return all(isinstance(each, _OF_VARIABLES) for each in value.values())
+    return _is_plain(value) or isinstance(value, _OF_VARIABLES)
 
 
 def _held(callback: keras.callbacks.Callback) -> dict[str, Any]:
@@ -84,10 +103,6 @@ def _held(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 def _takes_part(callback: Any) -> bool:
     return callable(getattr(callback, "state", None)) and callable(getattr(callback, "load_state", None))
-
-
-def _is_keras(callback: Any) -> bool:
-    return type(callback).__module__.split(".")[0] == "keras"
 
 
 def _is_plain(value: Any) -> bool:

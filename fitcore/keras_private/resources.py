@@ -88,8 +88,9 @@ def effects(graph: Any, since: int = 0) -> Effects:
     return Effects(found, not types.isdisjoint(_PYTHON), sorted(types.intersection(_WITHOUT_HANDLE)))
 
 
-def kept(resource: Resource) -> Callable[[], Any] | None:
-    """Read a variable or a table here, in the graph; returns what puts that back there, None if it is neither.
+def kept(resource: Resource) -> tuple[Callable[[], Any], list[tf.Tensor]] | None:
+    """Read a variable or a table here, in the graph; returns what puts that back there, and for which tensors all that writes
+    to it meanwhile has to wait. None if it is neither.
 
     Why: a handle's own dtype is `tf.resource`; the variable's is in its private handle data (TensorFlow >= 2.0).
     """
@@ -97,12 +98,13 @@ def kept(resource: Resource) -> Callable[[], Any] | None:
     if resource.variable:
         data = resource_variable_ops.get_eager_safe_handle_data(handle)
         value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(data.shape_and_type[0].dtype))
-        return lambda: tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+        return lambda: tf.raw_ops.AssignVariableOp(resource=handle, value=value), []
     if resource.types is None:
         return None
     of_keys, of_values = resource.types
-    keys, values = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=of_keys, Tvalues=of_values)
-    return lambda: tf.raw_ops.LookupTableImportV2(table_handle=handle, keys=keys, values=values)
+    exported = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=of_keys, Tvalues=of_values)
+    keys, values = (tf.raw_ops.DeepCopy(x=part) for part in exported)  # a DenseHashTable hands out its own memory
+    return lambda: tf.raw_ops.LookupTableImportV2(table_handle=handle, keys=keys, values=values), [keys, values]
 
 
 def surrounding(graph: Any) -> Iterator[Any]:

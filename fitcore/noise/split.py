@@ -9,6 +9,7 @@ gradient's.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ class Passes:
         # One scope for all: dropout's generators go on from one pass to the next.
         self._scope = keras.StatelessScope(mapping, collect_losses=True)
         self._kept: dict[int, Callable[[], Any]] = {}  # by the handle's id, what puts its value back
+        self._waiting = contextlib.ExitStack()
         self._began = 0
 
     def __enter__(self) -> Passes:
@@ -60,14 +62,19 @@ class Passes:
         # made this very pass already, so what it assigned are the variables that these passes may assign. They are read here,
         # behind the step's own assignments and before any of the passes.
         graph = tf.compat.v1.get_default_graph()
+        copies: list[tf.Tensor] = []
         for around in keras_private.surrounding(graph):
             for found in keras_private.effects(around).written():
-                if id(found.handle) not in self._kept and (put_back := keras_private.kept(found)) is not None:
-                    self._kept[id(found.handle)] = put_back
+                if id(found.handle) not in self._kept and (kept := keras_private.kept(found)) is not None:
+                    self._kept[id(found.handle)], own = kept
+                    copies += own
+        if copies:
+            self._waiting.enter_context(tf.control_dependencies(copies))
         self._began = keras_private.version(graph)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        self._waiting.close()
         if kind is not None:
             return
         effects = keras_private.effects(tf.compat.v1.get_default_graph(), self._began)
