@@ -37,7 +37,7 @@ from absl import app, flags
 import fitcore
 from benchmarks.placement_walk import Found, in_loop
 from benchmarks.workloads import WORKLOADS
-from fitcore import parts
+from fitcore import keras_private, parts
 
 BATCH = 32
 NAMES = tuple(name for name, workload in WORKLOADS.items() if workload.batch == BATCH)  # other sizes: the same programs
@@ -122,8 +122,14 @@ CASES: Mapping[str, Callable[[], dict[str, Any]]] = {
 
 
 def graphs(model: keras.Model, x: Any, y: Any, case: str) -> list[tf.Graph]:
-    """The programs by which a compiled model is trained on these data in such a case, with no kernels that CPUs alone have."""
-    with mock.patch.object(parts, "by_onednn", return_value=contextlib.nullcontext()):
+    """The programs by which a compiled model is trained on these data in such a case, with no kernels that CPUs alone have.
+
+    The step is left as it was traced: optimized, its ops would be placed on this machine's CPU already.
+    """
+    with (
+        mock.patch.object(parts, "by_onednn", return_value=contextlib.nullcontext()),
+        mock.patch.object(keras_private, "optimized", return_value=None),
+    ):
         fitcore.fit(model, x, y, batch_size=BATCH, verbose=0, **CASES[case]())
     return fitcore.Engine.of_compiled(model).graphs()
 

@@ -167,7 +167,7 @@ class _Block:
             raise NotByXlaError(str(error)) from error
         self._log_specs, row_spec, _ = once.structured_outputs
         self.row_shape = row_spec.shape
-        self.variables = keras_private.captured_variables(once)
+        self.variables = keras_private.captured_handles(once)
         kept = [row_spec, *(each.spec for each in self._draws)]
         of_a_step = max(1, sum(spec.dtype.size * spec.shape.num_elements() for spec in kept))
         self.most = max(1, min(FIRST, MORE_BYTES // of_a_step), min(BLOCK, BYTES // of_a_step))

@@ -37,7 +37,7 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
-from fitcore.keras_private.functions import Captured, called, captured_variables, ops_are_watched
+from fitcore.keras_private.functions import Captured, called, captured_handles, ops_are_watched
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -127,6 +127,7 @@ __all__ = [
     "cache_validation",
     "called",
     "called_as",
+    "captured_handles",
     "captured_variables",
     "compile_metrics",
     "compute_loss",

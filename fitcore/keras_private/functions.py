@@ -34,7 +34,7 @@ class Captured:
         tf.raw_ops.AssignVariableOp(resource=self.handle, value=value)
 
 
-def captured_variables(function: Any) -> list[Captured]:
+def captured_handles(function: Any) -> list[Captured]:
     """The variables that a concrete function reads or writes, functions called by it included, each once.
 
     Why: the public `variables` leaves out those that aren't trained and those that are only written. A handle says what dtype

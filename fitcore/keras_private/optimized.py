@@ -71,6 +71,9 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     inner = atomic_function.from_func_graph(f"__inference_optimized_{mark}", graph, {})
 
     def call(*arguments: Any) -> Any:
+        here = tf.compat.v1.get_default_graph()
+        for variable in outer.graph.variables:  # as any function that is called tells the graph what it uses
+            here.watch_variable(variable)
         flat = [leaf for leaf in tf.nest.flatten(arguments, expand_composites=True) if leaf is not None]
         results = inner.call_flat(*flat, *outer.captured_inputs)
         return tf.nest.pack_sequence_as(outer.structured_outputs, results or [], expand_composites=True)
