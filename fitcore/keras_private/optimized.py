@@ -163,10 +163,12 @@ def _imported(definition: Any, function: Any) -> Any:
             handle_data_util.copy_handle_data(tensor, inputs[-1])
         given = {f"{name}:0": inputs[index] for index, name in arguments.items()}
         wanted = [results[index] if ":" in results[index] else f"{results[index]}:0" for index in sorted(results)]
-        made = [name for name in wanted if name not in given]
+        imported = [name for name in wanted if name not in given]
         mapped = {name: tensor for name, tensor in given.items() if _node(name) in used}
-        found = dict(zip(made, tf.graph_util.import_graph_def(body, mapped, made, name="")))
+        found = dict(zip(imported, tf.graph_util.import_graph_def(body, mapped, imported, name="")))
         outputs = [found[name] if name in found else tf.identity(given[name]) for name in wanted]
+        for made, traced in zip(outputs, function.outputs):
+            made.set_shape(traced.shape)
     graph.inputs = inputs
     graph.outputs = graph.structured_outputs = outputs
     graph.control_outputs = [graph.get_operation_by_name(name) for name in last]
