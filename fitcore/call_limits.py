@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.hooks import Hook, name_of
 
 SECONDS_PER_CALL = 0.25  # a compiled call returns about this often, so that progress and Ctrl-C stay alive
+
+# Keras takes either for the end of the data, also where a batch method of a callback raises it.
+END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _BATCH_METHODS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),

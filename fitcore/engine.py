@@ -27,6 +27,7 @@ from fitcore.data import Stream
 from fitcore.finite import NotFiniteError
 from fitcore.graph_loop import Carried
 from fitcore.hooks import Rules
+from fitcore.keras_steps import KINDS, KerasSteps
 from fitcore.noise import GradientNoise, Probe
 from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zeros
 from fitcore.optimizers.in_xla import tracing_for_xla
@@ -36,6 +37,7 @@ from fitcore.replicas import Replicas, components
 from fitcore.schedules import EachEpoch
 from fitcore.schedules.functions import takes_base
 from fitcore.schedules.hyperparameters import BATCH_SIZE, Based, Schedules, current, holds_number, named_schedules
+from fitcore.shapes import Shapes
 from fitcore.step import (
     RECORDERS,
     Optimizer,
@@ -84,49 +86,96 @@ class Engine:
         self.schedules = self._based(named_schedules(schedule))
 
     @classmethod
-    def of_compiled(cls, model: keras.Model) -> Engine:
-        """The engine of a compiled Keras model: made at its first use after `compile`, and kept with the model.
+    def of_compiled(cls, model: keras.Model, kind: str | None = None) -> Engine:
+        """The engine of a compiled Keras model: made at its first use, and kept with the model.
 
-        Programs live as long as the model does, so repeated fits trace nothing. The model's `train_step`, `test_step`,
-        `compute_loss` and `compute_metrics` are honoured if its class has its own.
+        Programs live as long as Keras's own compiled step would, so repeated fits trace nothing: until `compile`, `quantize`,
+        `make_train_function(force=True)` or `model.train_function = None` makes an end of that. The model's `train_step`,
+        `test_step`, `compute_loss` and `compute_metrics` are honoured if its class has its own.
+
+        Args:
+          model: compiled.
+          kind: "train" or "test", for what is to be run now: Keras's step of that kind is made, if there is none, as by Keras's
+            own methods.
         """
         engine: Engine | None = vars(model).get("_fitcore_engine")
-        if engine is None or engine._compilation != _compilation(model):
+        strategy = keras_private.strategy_of(model)
+        if engine is None or engine.strategy is not strategy:
             engine = cls.__new__(cls)
-            engine._set_up(model, compiled_parts(model), jit_compile=model.jit_compile, run_eagerly=model.run_eagerly)
-            engine._compilation = _compilation(model)
-            strategy = keras_private.strategy_of(model)
+            engine._set_up(model, None, jit_compile=model.jit_compile, run_eagerly=model.run_eagerly)
+            engine._steps = KerasSteps(model)
             engine.replicas = None if strategy is None else Replicas(strategy)
-            if keras_private.overrides(model, "train_step"):
-                engine._own_train_step = model.train_step
-            if keras_private.overrides(model, "test_step"):
-                engine._own_test_step = model.test_step
             # Not setattr: Keras would look for layers and variables in it.
             vars(model)["_fitcore_engine"] = engine
+        for each in KINDS:
+            engine.follow(each, make=each == kind)
         return engine
 
-    def _set_up(self, model: Any, parts: Parts, *, jit_compile: bool, run_eagerly: bool) -> None:
+    def _set_up(self, model: Any, parts: Parts | None, *, jit_compile: bool, run_eagerly: bool) -> None:
         self.model = model
-        self.parts = parts
+        self._parts = parts
         self.jit_compile = bool(jit_compile)
         self.run_eagerly = bool(run_eagerly)
         self.numerics = "exact"
         self.replicas: Replicas | None = None  # of the strategy that the model belongs to
         self.by_xla = False  # whether training programs are made of XLA blocks
         self.plans: dict[Any, str] = {}  # what was chosen for the programs so far: see plans.py
-        self._compilation: Any = None
+        self._steps: KerasSteps | None = None  # of a compiled Keras model: what the programs follow
         self._variables_made = False
-        self._own_train_step: Callable[[Any], Any] | None = None
-        self._own_test_step: Callable[[Any], Any] | None = None
         self._programs: dict[Any, Program] = {}
         self._probes: dict[GradientNoise, Probe] = {}
         self._traced: dict[str, list[str]] = {"train": [], "test": []}
+        self._shapes: dict[str, Shapes] = {"train": Shapes(), "test": Shapes()}
+        self._traces_forgotten = 0  # of programs that are no more
+        self._compared: Any = None  # the optimizer whose updates were compared with Keras's, or are to be at the first trace
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
         self.stop_evaluating = False
         self.history: Any = None
         self.schedules = {}  # of the step alone, by hyperparameter; part of the training programs
         self._bases: dict[str, tf.Variable] = {}
         self.validation: Any = None  # during a fit: what a model class's own `evaluate` validates on, Keras's iterator
+
+    @property
+    def parts(self) -> Parts:
+        """What the step is made of. Of a compiled model: what it has now, for so Keras takes it, whenever it traces."""
+        if self._steps is not None and (self._parts is None or self._steps.has_other_parts()):
+            self._parts = compiled_parts(self.model, self.jit_compile)
+        assert self._parts is not None
+        return self._parts
+
+    def follow(self, kind: str, make: bool = True) -> None:
+        """Forget the programs of this kind, "train" or "test", if Keras's own compiled step of it is another by now."""
+        if self._steps is None or not self._steps.changed(kind, make):
+            return
+        self._programs = {key: each for key, each in self._programs.items() if (key == "test") != (kind == "test")}
+        self._traces_forgotten += len(self._traced[kind])
+        self._traced[kind], self._shapes[kind] = [], Shapes()
+        if kind == "train":
+            self._probes, self.plans, self._variables_made, self._parts = {}, {}, False, None
+            self.jit_compile, self.run_eagerly = self._steps.train.jit_compile, self._steps.train.run_eagerly
+
+    def why_not_executed(self, kind: str) -> str | None:
+        """Why Keras's step of this kind would not run as many steps as Keras would count; None if it would."""
+        if self._steps is None or not self._traced[kind] or not self._steps.has_other_executions(kind):
+            return None
+        return (
+            f"its steps_per_execution was set to {self.model.steps_per_execution} after its step had been compiled for "
+            f"{self._steps.of(kind).steps_per_execution}. Keras would count by one and run the other: call `compile()` instead."
+        )
+
+    def check_step(self, kind: str, steps_per_execution: int) -> None:
+        """Refuse to go on if a callback has made an end of Keras's compiled step, as Keras does at its next step.
+
+        Args:
+          kind: "train" or "test".
+          steps_per_execution: as it was when the fit or the evaluation began.
+
+        Raises:
+          TypeError: there is none.
+          ModelError: it is somebody else's by now, or makes another number of steps.
+        """
+        if self._steps is not None:
+            self._steps.check(kind, steps_per_execution)
 
     # --- running --------------------------------------------------------------------------------------------------------
 
@@ -164,6 +213,10 @@ class Engine:
             self.train_program(record, rules).max_traces = program.max_traces
             return self.train(stream, steps, index=index, seconds=seconds, record=record, rules=rules, state=state)
 
+    def note_evaluation(self, stream: Stream) -> None:
+        """Let the evaluating program know of data that another process has evaluated on: as if it had been here."""
+        self.test_program().note(stream.source)
+
     def prepare(self, stream: Stream, record: Any, rules: Rules | None, state: Any) -> None:
         """Trace the program that `train` with these arguments would run; then every variable is there. Nothing is trained."""
         program = self.train_program(record, rules)
@@ -184,7 +237,7 @@ class Engine:
 
     def graphs(self) -> list[tf.Graph]:
         """The programs traced so far for training, whole."""
-        return [graph for key, program in self._programs.items() if key[0] != "test" for graph in program.graphs()]
+        return [graph for key, program in self._programs.items() if key != "test" for graph in program.graphs()]
 
     def evaluate_steps(self, stream: Stream, steps: int | None = None, *, seconds: float = math.inf) -> Chunk:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
@@ -337,11 +390,16 @@ class Engine:
         """
         if self.parts.optimizer is None and not self.has_own_step:
             raise ValueError("`optimizer` is needed to train. Received: optimizer=None")
-        check_noise(self.parts.optimizer, self.has_own_step, self.run_eagerly)
+        self.follow("train")
+        optimizer = self.parts.optimizer
+        if optimizer is not self._compared:  # a second trace may make no variable, as the comparison does
+            if self._compared is not None:
+                compare_beforehand(optimizer, self.parts.trainable())
+            self._compared = optimizer
+        check_noise(optimizer, self.has_own_step, self.run_eagerly)
         recorders = self.recorders(record)
         check_rules(rules, recorders)
-        how = self.numerics, self.by_xla, self.steps_per_execution
-        key = ("train", tuple(recorders.items()), rules, *how, tuple(sorted(self.schedules.items())))
+        key = ("train", tuple(recorders.items()), rules, self.numerics, self.by_xla, tuple(sorted(self.schedules.items())))
         if key not in self._programs:
             self._programs[key] = self._program(
                 "train", self._training_step(recorders, rules), tuple(recorders), by_xla=self.by_xla
@@ -350,11 +408,12 @@ class Engine:
 
     def test_program(self) -> Program:
         """The program that evaluates."""
-        key = ("test", self.steps_per_execution)
-        if key not in self._programs:
-            step = evaluation_step(self.parts, self._own_test_step, self.replicas)
-            self._programs[key] = self._program("test", step, ())
-        return self._programs[key]
+        self.follow("test")
+        if "test" not in self._programs:
+            own_step = None if self._steps is None else self._steps.test.own_step
+            step = self._of_parts(lambda parts: evaluation_step(parts, own_step, self.replicas))
+            self._programs["test"] = self._program("test", step, ())
+        return self._programs["test"]
 
     @property
     def strategy(self) -> Any:
@@ -374,12 +433,12 @@ class Engine:
     @property
     def traces(self) -> int:
         """Programs traced so far, training and evaluation together."""
-        return sum(map(len, self._traced.values()))
+        return self._traces_forgotten + sum(map(len, self._traced.values()))
 
     @property
     def is_compiled(self) -> bool:
         """Whether this is the engine of a compiled Keras model, rather than of explicit parts."""
-        return self._compilation is not None
+        return self._steps is not None
 
     @property
     def steps_per_execution(self) -> int:
@@ -398,39 +457,62 @@ class Engine:
         """Whether the model's class brought a `train_step` of its own."""
         return self._own_train_step is not None
 
+    @property
+    def _own_train_step(self) -> Callable[[Any], Any] | None:
+        return None if self._steps is None else self._steps.train.own_step
+
+    def _of_parts(self, make: Callable[[Parts], StepFunction]) -> StepFunction:
+        """The step that `make` makes of the parts, made again where a trace finds other parts than the last one did."""
+        parts, step = self.parts, make(self.parts)
+
+        def current(batch: Any, index: tf.Tensor, carried: Carried) -> Any:
+            nonlocal parts, step
+            if self.parts is not parts:
+                parts, step = self.parts, make(self.parts)
+            return step(batch, index, carried)
+
+        return current
+
     def _program(self, kind: str, step: Any, names: tuple[str, ...], by_xla: bool = False) -> Program:
+        made_with: Any = self if self._steps is None else self._steps.of(kind)
         results = self.model.get_metrics_result if self.is_compiled else lambda: metric_results(self.parts.metrics())
         return Program(
             step,
             results if self.replicas is None else self.replicas.results(results),
             names,
             self._traced[kind],
-            jit_compile=self.jit_compile,
-            run_eagerly=self.run_eagerly,
+            jit_compile=made_with.jit_compile,
+            run_eagerly=made_with.run_eagerly,
             by_xla=by_xla,
             # With several steps in an execution Keras's own loop is what TensorFlow optimizes.
-            alone=self.steps_per_execution == 1 and not self.jit_compile and self.agreement is None,
+            alone=made_with.steps_per_execution == 1 and not made_with.jit_compile and self.agreement is None,
             agree=None if self.agreement is None else self.agreement.steps,
+            shapes=self._shapes[kind],
         )
 
     def _training_step(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
         noises: list[tuple[str, Any]] = [(name, each) for name, each in recorders.items() if isinstance(each, GradientNoise)]
-        wanted: GradientNoise | None = getattr(self.parts.optimizer, "noise", None)
-        return training_step(
-            self.parts,
-            self._own_train_step,
-            recorders,
-            probes={name: self.probe(noise) for name, noise in noises},
-            for_optimizer=None if wanted is None else self.probe(wanted),
-            rules=rules,
-            schedules=self.schedules,
-            update=functools.partial(tracing_for_xla, self.model, self.parts.optimizer)
-            if self.by_xla
-            else functools.partial(
-                fused, self.parts.optimizer, self.numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly
-            ),
-            replicas=self.replicas,
-        )
+        schedules, numerics, by_xla = self.schedules, self.numerics, self.by_xla  # another fit may trace for other shapes
+
+        def make(parts: Parts) -> StepFunction:
+            wanted: GradientNoise | None = getattr(parts.optimizer, "noise", None)
+            return training_step(
+                parts,
+                self._own_train_step,
+                recorders,
+                probes={name: self.probe(noise) for name, noise in noises},
+                for_optimizer=None if wanted is None else self.probe(wanted),
+                rules=rules,
+                schedules=schedules,
+                update=functools.partial(tracing_for_xla, self.model, parts.optimizer)
+                if by_xla
+                else functools.partial(
+                    fused, parts.optimizer, numerics, jit_compile=self.jit_compile, run_eagerly=self.run_eagerly
+                ),
+                replicas=self.replicas,
+            )
+
+        return self._of_parts(make)
 
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
@@ -469,9 +551,3 @@ def _carried(stream: Stream, rules: Rules | None = None, state: Any = None) -> C
     if stream.rows is not None:
         carried |= {"rows": tf.constant(stream.rows, tf.int64), "place": tf.constant(stream.place, tf.int64)}
     return carried
-
-
-def _compilation(model: keras.Model) -> tuple[Any, ...]:
-    """What tells one `compile` of a model from the next: each makes a loss tracker of its own."""
-    strategy = keras_private.strategy_of(model)
-    return (keras_private.loss_tracker(model), model.optimizer, model.jit_compile, model.run_eagerly, strategy)

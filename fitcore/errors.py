@@ -10,6 +10,10 @@ class NoDataError(ValueError, KeyError):
     __str__ = Exception.__str__  # a KeyError would show the message's repr
 
 
+class NoTargetsError(ValueError):
+    """The model's loss needs targets, and the data hold none. Keras's ValueError says that None is no tensor."""
+
+
 class ModelError(ValueError, AttributeError):
     """The model can't be trained. Keras uses the missing optimizer, or takes `items` from logs that are no dict."""
 

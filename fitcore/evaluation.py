@@ -10,7 +10,7 @@ import keras
 
 from fitcore import keras_private
 from fitcore.arguments import capped, check_callbacks, check_count, shows_bar
-from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks
+from fitcore.call_limits import END_OF_DATA, SECONDS_PER_CALL, batch_callbacks
 from fitcore.data import Stream, make_source
 from fitcore.data.making import source_of
 from fitcore.engine import Engine
@@ -48,7 +48,7 @@ def evaluate(
     check_count("steps", steps, optional=True)
     steps = capped(steps)
     source = make_source(
-        x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False, strategy=engine.strategy
+        x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False, strategy=engine.strategy, trains=False
     )
     return _evaluated(engine, target, Stream(source, steps, engine.steps_per_execution), verbose, callbacks, return_dict)
 
@@ -88,6 +88,7 @@ def evaluate_pass(engine: Engine, stream: Stream, callbacks: keras.callbacks.Cal
     if engine.replicas is not None:
         engine.replicas.build(engine.model, stream.source)
     stream.reset()
+    engine.follow("test")
     target.stop_evaluating = False
     callbacks.on_test_begin()
     logs: Mapping[str, Any] = {}
@@ -96,8 +97,15 @@ def evaluate_pass(engine: Engine, stream: Stream, callbacks: keras.callbacks.Cal
     while stream.remaining() != 0:
         begin_step = stream.execution_step
         if watching:
-            callbacks.on_test_batch_begin(begin_step)
-        steps, seconds = (stream.steps_per_execution, math.inf) if watched else (None, SECONDS_PER_CALL)
+            try:
+                callbacks.on_test_batch_begin(begin_step)
+            except END_OF_DATA:
+                stream.interrupted()
+                break
+        # Keras looks at `stop_evaluating` after each execution, never before one.
+        in_parts = watched or bool(target.stop_evaluating)
+        steps, seconds = stream.left_of_execution() if in_parts else None, math.inf if watched else SECONDS_PER_CALL
+        engine.check_step("test", stream.steps_per_execution)
         chunk = engine.evaluate_steps(stream, steps, seconds=seconds)
         if chunk.steps == 0:
             stream.out_of_data()
@@ -105,8 +113,12 @@ def evaluate_pass(engine: Engine, stream: Stream, callbacks: keras.callbacks.Cal
         logs = chunk.logs
         if watching:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
-            callbacks.on_test_batch_end(end_step - 1, logs)
-        if target.stop_evaluating:
+            try:
+                callbacks.on_test_batch_end(end_step - 1, logs)
+            except END_OF_DATA:
+                stream.interrupted(chunk.steps)
+                break
+        if target.stop_evaluating and (not in_parts or stream.at_execution() or chunk.ended):
             break
     else:
         stream.end_epoch()

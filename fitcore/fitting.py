@@ -128,7 +128,7 @@ def fit(
     check_arguments(given)
     if on_begin is not None:
         on_begin(given)
-    engine = model if isinstance(model, Engine) else Engine.of_compiled(model)
+    engine = model if isinstance(model, Engine) else Engine.of_compiled(model, "train")
     check_count("steps_per_execution", engine.steps_per_execution)
     schedules = named_schedules(schedule)
     check_hooks(hooks, schedules)

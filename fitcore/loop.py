@@ -26,7 +26,7 @@ from typing import Any
 import keras
 
 from fitcore import keras_private
-from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits
+from fitcore.call_limits import END_OF_DATA, SECONDS_PER_CALL, batch_callbacks, call_limits
 from fitcore.checkpoint import Saver
 from fitcore.checkpoint.state import FINISHED, IN_EPOCH
 from fitcore.hooks import Answer, Evaluate, Hook, Keep, Request, Restore, Save, Set, Stop, name_of
@@ -56,7 +56,7 @@ def train(
       saver: saves the run, and knows where another process left it. What begins a fit, and the epoch that was under way,
         is called again in this process; then everything is put back as it was left.
     """
-    engine, callbacks, optimizer = run.engine, run.callbacks, run.engine.parts.optimizer
+    engine, callbacks = run.engine, run.callbacks
     left = None if saver is None else saver.where
     with contextlib.nullcontext() if saver is None else saver.appending(run):
         if left != FINISHED:
@@ -73,9 +73,9 @@ def train(
             return
 
     for epoch in range(initial_epoch, epochs):
-        if (
-            left is not None and run.wants_to_stop()
-        ):  # so another process left it; a callback's wish waits for a step, as in Keras
+        # Another process left it so. A callback's own wish waits for a step, as in Keras, and what is still to be put back
+        # within an epoch says itself whether anyone wanted to stop.
+        if saver is not None and left is not None and not saver.within and run.wants_to_stop():
             break
         run.epoch = epoch
         engine.reset_metrics()
@@ -83,12 +83,13 @@ def train(
         resumed = saver is not None and saver.within
         if saver is not None and resumed:
             saver.put_back(run, record)
-        first = run.step
+        first, asked_in_vain = run.step, False
         if not resumed or left == IN_EPOCH:
-            _epoch_steps(run, record, saver, resumed)
+            asked_in_vain = _epoch_steps(run, record, saver, resumed)
         if saver is not None:
             saver.steps_done(run)
-        untouched = run.step > first and not run.hooks and not batch_callbacks(callbacks.callbacks, "train")
+        watched = run.hooks or batch_callbacks(callbacks.callbacks, "train")
+        untouched = run.step > first and not asked_in_vain and not watched
         epoch_logs = dict(engine.epoch_logs(run.logs, untouched))
 
         if run.validate is not None and _should_validate(own_model, run.epoch, validation_freq):
@@ -106,6 +107,7 @@ def train(
         if run.wants_to_stop():
             break
 
+    optimizer = engine.parts.optimizer  # the one that the model has now: a callback may have compiled it anew
     if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
         optimizer.finalize_variable_values(engine.parts.trainable())
     if run.restore is not None:
@@ -115,24 +117,37 @@ def train(
         saver.finished(run)
 
 
-def _epoch_steps(run: Run, record: Any, saver: Saver | None, resumed: bool) -> None:
-    """One epoch's steps, or those that are left of it; leaves the logs of the last one in `run.logs`."""
+def _epoch_steps(run: Run, record: Any, saver: Saver | None, resumed: bool) -> bool:
+    """One epoch's steps, or those that are left of it; leaves the logs of the last one in `run.logs`.
+
+    Returns:
+      Whether a step was begun for which there was no batch any more. Metrics may have counted its rows.
+    """
     stream, callbacks = run.stream, run.callbacks
     watching = batch_callbacks(callbacks.callbacks, "train")
     watched = bool(call_limits(callbacks.callbacks, (), stream.steps_per_execution))  # a callback must see every execution
     if not resumed:
         stream.begin_epoch()
     elif run.wants_to_stop():
-        return
+        return False
     begin_step = ran = 0  # of the execution under way: its first step as callbacks count, and how many steps have run
     while stream.remaining() != 0:
         if watching and ran == 0:
             begin_step = stream.execution_step
-            callbacks.on_train_batch_begin(begin_step)
+            try:
+                callbacks.on_train_batch_begin(begin_step)
+            except END_OF_DATA:
+                stream.interrupted()
+                return False
+        # Keras looks at `stop_training` after each execution, never before one.
+        one_more = bool(run.target.stop_training)
         steps, seconds = _steps_until_needed(run, saver), SECONDS_PER_CALL
+        if watched or one_more:
+            left = stream.left_of_execution()
+            steps = min(steps or left, left)
         if watched:
-            left = stream.steps_per_execution - ran
-            steps, seconds = min(steps or left, left), math.inf
+            seconds = math.inf
+        run.engine.check_step("train", stream.steps_per_execution)
         if saver is not None:
             saver.before_first_call(run)
         rules, state = run.rules, run.rule_state()
@@ -140,25 +155,34 @@ def _epoch_steps(run: Run, record: Any, saver: Saver | None, resumed: bool) -> N
         ran += chunk.steps
         if ran == 0:
             stream.out_of_data()
-            return
+            return True
         if chunk.steps > 0:
             run.logs = chunk.logs
             run.note(chunk)
-        whole = not watched or ran == stream.steps_per_execution or chunk.ended or stream.remaining() == 0
+        in_parts = watched or one_more
+        whole = not in_parts or stream.at_execution() or chunk.ended or stream.remaining() == 0
+        interrupted = False
         if watching and whole:
             end_step = begin_step + stream.steps_per_execution if watched else stream.step
-            callbacks.on_train_batch_end(end_step - 1, run.logs)
+            try:
+                callbacks.on_train_batch_end(end_step - 1, run.logs)
+            except END_OF_DATA:
+                interrupted = True
         if chunk.steps > 0:
             _after_steps(run, chunk.steps, run.logs)
+        if interrupted:
+            stream.interrupted(ran)
+            return False
         if whole:
             ran = 0
-        if run.wants_to_stop():
+        if run.wants_to_stop(callbacks=whole):
             if watching and not whole:
                 callbacks.on_train_batch_end(begin_step + ran - 1, run.logs)
-            return
+            return False
         if whole and saver is not None:
             saver.after_call(run)
     stream.end_epoch()
+    return False
 
 
 def _steps_until_needed(run: Run, saver: Saver | None) -> int | None:

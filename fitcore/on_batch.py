@@ -24,14 +24,15 @@ def train_on_batch(
       ValueError, TypeError: as Keras, and as `fitcore.fit` for models that can't be trained.
     """
     check_model(model, "train_on_batch")
-    engine = Engine.of_compiled(model)
-    with keras_private.step_function(model, "train_function", engine.train_on_batch):
+    engine = Engine.of_compiled(model, "train")
+    program = engine.train_program(engine.default_record)  # now: below, Keras's own step is out of its place
+    with keras_private.step_function(model, "train_function", program.run_batch):
         return keras_private.train_on_batch(model, x, y, sample_weight, class_weight, return_dict)
 
 
 def test_on_batch(model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:  # noqa: PT028
     """Evaluate one batch: `model.test_on_batch`, bit for bit. See `train_on_batch`."""
     check_model(model, "test_on_batch")
-    engine = Engine.of_compiled(model)
-    with keras_private.step_function(model, "test_function", engine.test_on_batch):
+    program = Engine.of_compiled(model, "test").test_program()
+    with keras_private.step_function(model, "test_function", program.run_batch):
         return keras_private.test_on_batch(model, x, y, sample_weight, return_dict)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.convolutions import by_products
+from fitcore.errors import NoTargetsError
 from fitcore.normalization import summed_by_products
 from fitcore.onednn import by_onednn
 from fitcore.step import Optimizer, Parts, check_logs
@@ -48,7 +49,7 @@ def explicit_parts(
     )
 
 
-def compiled_parts(model: keras.Model) -> Parts:
+def compiled_parts(model: keras.Model, jit_compile: bool) -> Parts:
     """The parts of a compiled Keras model, its overrides of `compute_loss` and `compute_metrics` included."""
     own_metrics = keras_private.overrides(model, "compute_metrics") or keras_private.overrides(model, "get_metrics_result")
     with_training = keras_private.takes_training(model)
@@ -61,7 +62,7 @@ def compiled_parts(model: keras.Model) -> Parts:
         except ValueError as error:
             # Keras's own words would be "None values not supported."; a class of the user's own stays what it is.
             if type(error) is ValueError and y is None and keras_private.has_loss(model):
-                raise ValueError("`y` is needed by the model's loss. Received: no targets, y=None") from error
+                raise NoTargetsError("`y` is needed by the model's loss. Received: no targets, y=None") from error
             raise
 
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:
@@ -74,7 +75,7 @@ def compiled_parts(model: keras.Model) -> Parts:
         return None
 
     return Parts(
-        forward=_forward(model, with_training, model.jit_compile),
+        forward=_forward(model, with_training, jit_compile),
         loss=loss,
         track_loss=lambda value, rows: tracker.update_state(keras_private.unscaled_loss(value), sample_weight=rows),
         update_metrics=update_metrics,

@@ -21,6 +21,7 @@ from fitcore.cluster import role
 from fitcore.data.sources import ArraySource, Source, without_optionals
 from fitcore.finite import NotFiniteError
 from fitcore.graph_loop import Carried
+from fitcore.shapes import Shapes
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
 MOST_SECONDS = 1e9  # in the graph, for any longer: `tf.debugging.enable_check_numerics` takes an infinity there for a fault
@@ -64,6 +65,7 @@ class Program:
       run_eagerly: run the step op by op in Python.
       by_xla: blocks of steps are XLA programs: see blocks.py.
       agree: (steps) -> steps, where several processes must make the same calls; then no clock is read in the loop.
+      shapes: which trace serves which batches; shared by all Programs that stand for one compiled step of Keras's.
     """
 
     def __init__(
@@ -77,8 +79,11 @@ class Program:
         by_xla: bool = False,
         alone: bool = False,
         agree: Callable[[int], int] | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.names = names
+        self._shapes = Shapes() if shapes is None else shapes
+        self._serving: dict[Any, Any] = {}  # by a source's key: spec of the batches in the trace that serves it, None: its own
         self.traced: list[str] = [] if traced is None else traced
         self.max_traces: int | None = None
         self._pace = 0.0  # steps per second of the last call
@@ -135,6 +140,7 @@ class Program:
         by_op = self._run_eagerly or tf.config.functions_run_eagerly()
         if by_op and self._agree is None:
             return self._run_eager_steps(source, feed, first, index, steps, seconds, carried)
+        source = source if by_op else self._served(source)
         call = None if by_op else self._call_for(source, carried)
         if self._key(source) in self._by_ones:
             steps = 1
@@ -183,7 +189,11 @@ class Program:
         if self._run_eagerly or tf.config.functions_run_eagerly():
             self._step.get_concrete_function(source.specs()[1], tf.TensorSpec([], tf.int64), _specs(carried))
         else:
-            self._call_for(source, carried)
+            self._call_for(self._served(source), carried)
+
+    def note(self, source: Source) -> None:
+        """Take these data for data that `run` has been called with, without running or tracing anything."""
+        self._served(source)
 
     def random_ops(self, source: Source) -> list[str]:
         """Types of those ops in the traced program that draw from a state which no variable holds.
@@ -203,12 +213,27 @@ class Program:
 
     def graph(self, source: Source) -> tf.Graph | None:
         """The program that was traced for this source, whole; None if none was."""
-        call = self._compiled.get(self._key(source))
+        call = self._compiled.get(self._key(self._served(source, known=True)))
         return None if call is None else call.graph
 
     def step_graph(self, source: Source) -> tf.Graph | None:
         """The graph of one step of the loop that was traced for this source; None if none was."""
-        return self._step_graphs.get(self._key(source))
+        return self._step_graphs.get(self._key(self._served(source, known=True)))
+
+    def _served(self, source: Source, known: bool = False) -> Source:
+        """The source, its batches of the shapes that are known in the trace that serves them: see shapes.py.
+
+        Args:
+          source: as it is.
+          known: leave out what hasn't been asked yet. To ask has a consequence: it is how Keras's step learns of shapes.
+        """
+        if self._by_xla:  # which needs every shape
+            return source
+        if source.key not in self._serving and not known:
+            spec = source.element_spec()
+            self._serving[source.key] = None if spec is None else self._shapes.serving(spec)
+        spec = self._serving.get(source.key)
+        return source if spec is None else source.served_as(spec)
 
     def _call_for(self, source: Source, carried: Carried) -> Any:
         key = self._key(source)
@@ -220,7 +245,7 @@ class Program:
 
     def is_traced(self, source: Source) -> bool:
         """Whether `run` on this source would find its program ready."""
-        return self._key(source) in self._compiled
+        return self._key(self._served(source, known=True)) in self._compiled
 
     def _key(self, source: Source) -> Any:
         """Op determinism is part of it: TensorFlow then refuses the clock in the loop, and the host bounds the steps."""
@@ -238,6 +263,7 @@ class Program:
         """
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return  # op by op, the missing batch comes first
+        source = self._served(source)
         call = self._past_end.get(source.key)
         if call is None:
             feed_spec, _ = source.specs()

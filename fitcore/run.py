@@ -148,9 +148,13 @@ class Run:
         """What the rules start the next compiled call from."""
         return None if self.rules is None else self.rules.pack([hook.loop_state or {} for hook, _ in self._ruled()])
 
-    def wants_to_stop(self) -> bool:
-        """Whether a hook or a Keras callback wants training to end; notes it if it was a callback."""
-        if self.stop is None and self.target.stop_training:
+    def wants_to_stop(self, callbacks: bool = True) -> bool:
+        """Whether a hook or a Keras callback wants training to end; notes it if it was a callback.
+
+        Args:
+          callbacks: whether callbacks are heard now, as they are between two executions.
+        """
+        if callbacks and self.stop is None and self.target.stop_training:
             self.stop = StopReason("callbacks", self.step, self.epoch, "a Keras callback set `stop_training`")
         agreement = self.engine.agreement
         if agreement is not None and agreement.any(self.stop is not None)[0] and self.stop is None:

@@ -47,6 +47,11 @@ def why_not(model: Any, method: str, *data: Any) -> str | None:
         return f"{type(model).__name__} overrides make_{function}, and with it the loop that fitcore would run."
     if keras_private.has_own_function(model, function):
         return f"its {function} was replaced, and with it the loop that fitcore would run."
+    engine: Any = vars(model).get("_fitcore_engine")
+    for kind in {"fit": ("train", "test"), "evaluate": ("test",)}.get(method, ()) if engine is not None else ():
+        reason: str | None = engine.why_not_executed(kind)
+        if reason is not None:
+            return reason
     strategy = keras_private.strategy_of(model)
     if strategy is not None and not isinstance(strategy, _STRATEGIES):
         kinds = ", ".join(kind.__name__ for kind in _STRATEGIES)

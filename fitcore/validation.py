@@ -13,7 +13,7 @@ from fitcore.arguments import capped
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import GENERATOR_NOT_EXACT, py_dataset_not_exact
 from fitcore.engine import Engine
-from fitcore.errors import NoDataError
+from fitcore.errors import NoDataError, NoTargetsError
 from fitcore.evaluation import evaluate_pass
 
 
@@ -44,7 +44,12 @@ class Validation:
         if self._by_its_own_evaluate:
             return self._evaluate_by_its_own(callbacks)
         self._stream = self._stream or self._read()
-        return evaluate_pass(self._engine, self._stream, callbacks, self._target)
+        try:
+            return evaluate_pass(self._engine, self._stream, callbacks, self._target)
+        except NoTargetsError as error:
+            raise NoTargetsError(
+                "`validation_data` must hold targets, as in (x, y): the model's loss needs them. Received: no targets"
+            ) from error
 
     def _evaluate_by_its_own(self, callbacks: keras.callbacks.CallbackList) -> Any:
         engine = self._engine
@@ -56,7 +61,9 @@ class Validation:
 
     def _read(self) -> Stream:
         try:
-            source = make_source(**self._data, steps_per_epoch=self._steps, shuffle=False, strategy=self._engine.strategy)
+            source = make_source(
+                **self._data, steps_per_epoch=self._steps, shuffle=False, strategy=self._engine.strategy, trains=False
+            )
         except (TypeError, ValueError) as error:
             kind = type(error)
             if kind not in (TypeError, ValueError, NoDataError):
@@ -84,3 +91,4 @@ class Validation:
         if state is not None:
             self._stream = self._stream or self._read()
             self._stream.load_state(state, within=False)
+            self._engine.note_evaluation(self._stream)

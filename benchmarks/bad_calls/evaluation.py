@@ -7,7 +7,6 @@ import numpy as np
 
 from benchmarks.bad_calls.setup import (
     BY_NAME,
-    EMPTY,
     FOR_NONE,
     LABELS,
     Bad,
@@ -32,8 +31,6 @@ CALLS = [
     Bad("evaluate: compiled without a loss", lambda by: by.evaluate(linear(loss=None), X, Y)),
     Bad("evaluate: compiled without an optimizer", lambda by: by.evaluate(linear(optimizer=None), X, Y)),
     Bad("evaluate: no data at all", lambda by: by.evaluate(linear())),
-    Bad("evaluate: no rows", lambda by: by.evaluate(linear(), X[:0], Y[:0]), EMPTY),
-    Bad("evaluate: an empty dataset", lambda by: by.evaluate(linear(), dataset().take(0)), EMPTY),
     Bad("evaluate: an empty generator", lambda by: by.evaluate(linear(), no_batches())),
     Bad("evaluate: `x` text", lambda by: by.evaluate(linear(), "digits", Y)),
     Bad("evaluate: `x` an array of text", lambda by: by.evaluate(linear(), X.astype(str), Y)),

@@ -37,7 +37,7 @@ BY_NAME = "what a number means is to be seen where it stands: only `x` and `y` g
 TRUTH = "`True` is no count"
 FOR_NONE = "Keras takes it for none given"
 NOT_THE_END = "Keras takes it for the end of the data, and the error is lost"
-EMPTY = "nothing would be trained, validated or evaluated"
+EMPTY = "nothing would be trained"
 
 
 class Unforeseen(Exception):

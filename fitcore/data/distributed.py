@@ -82,7 +82,7 @@ class DistributedSource(DatasetSource):
         self.replicated = strategy.num_replicas_in_sync > 1
         if not isinstance(self._dataset, tf.distribute.DistributedDataset):
             self._dataset = strategy.experimental_distribute_dataset(self._dataset)
-        self.key = ("distributed dataset", id(strategy), repr(self._dataset.element_spec), self.num_batches is None)
+        self.key = ("distributed dataset", id(strategy), repr(self._dataset.element_spec), not self.num_batches)
         self._specs: tuple[Any, Any] | None = None
 
     def open_pass(self, pass_index: int) -> Any:
@@ -93,6 +93,9 @@ class DistributedSource(DatasetSource):
 
     def specs(self) -> tuple[Any, Any]:
         return self._specs or self._note_specs(iter(self._dataset))
+
+    def element_spec(self) -> Any:
+        return None  # it isn't known which of Keras's traces would serve it
 
     def part_spec(self) -> Any:
         """Spec of one replica's part of a batch."""
@@ -111,7 +114,7 @@ class DistributedSource(DatasetSource):
         return self._specs
 
     def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor | None, Callable[[], Any]]:
-        if self.num_batches is not None:  # taken as Keras takes it: else its shapes are known less well
+        if self.num_batches:  # taken as Keras takes it: else its shapes are known less well
             return None, lambda: without_optionals(feed.get_next())
         batch = feed.get_next_as_optional()
         return batch.has_value(), lambda: without_optionals(self._shaped(batch.get_value()))

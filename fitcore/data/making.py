@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -27,6 +28,7 @@ def make_source(
     class_weight: dict[int, float] | None = None,
     resizable: bool = False,
     strategy: tf.distribute.Strategy | None = None,
+    trains: bool = True,
 ) -> Source:
     """The source for fit's data arguments, read and checked by Keras's own data adapters.
 
@@ -34,10 +36,11 @@ def make_source(
       x, y ... class_weight: as in fit; `shuffle` may be a `Reshuffle`.
       resizable: let the batch size change in mid-run; it begins at `batch_size`.
       strategy: whose replicas are to be served, each with its part of a batch; None: one device.
+      trains: whether it is for training. Evaluation takes data without a batch, as Keras does.
 
     Raises:
-      ValueError: as Keras does, for data without a single row, and if a change of the batch size or an order of fitcore's is
-        asked for of an input that has batches or an order of its own.
+      ValueError: as Keras does, for a PyDataset without a batch; for data to train on without a single row; and if a change of
+        the batch size or an order of fitcore's is asked for of an input that has batches or an order of its own.
     """
     if x is None:
         raise NoDataError("`x` must be arrays, a dataset or a generator of batches. Received: x=None")
@@ -51,7 +54,7 @@ def make_source(
         shuffle=shuffle if own_order is None else False,
         class_weight=class_weight,
     )
-    if adapter.num_batches == 0:
+    if adapter.num_batches == 0 and (trains or isinstance(x, keras.utils.PyDataset)):
         raise ValueError(f"`x` holds no data: 0 batches. Received: x={_summary(x)}")
     order: Any = own_order or KerasOrder("batch" if shuffle == "batch" else bool(shuffle))
     source = source_of(adapter, order, strategy)
@@ -73,7 +76,7 @@ def source_of(adapter: Any, order: Order | None = None, strategy: tf.distribute.
     """
     arrays = keras_private.array_inputs(adapter)
     mixed = strategy is not None and is_cluster(strategy) and len(strategy.extended.worker_devices) > 1
-    if arrays is None or mixed:
+    if arrays is None or mixed or adapter.num_batches == 0:
         return DatasetSource(adapter) if strategy is None else DistributedSource(adapter, strategy)
     order = order or KerasOrder(False)
     known: dict[int, Any] = {}  # an autoencoder's inputs are its targets too

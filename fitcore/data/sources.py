@@ -6,6 +6,7 @@ the traced function that takes batch `i` out of it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import random
@@ -55,6 +56,12 @@ class Source(Protocol):
 
         A place is the batch's index; where the batch size may change, its first row, and it has `rows` rows.
         """
+
+    def element_spec(self) -> Any:
+        """Spec of a batch as Keras's own iterator over these data gives it; None if there is none to compare with."""
+
+    def served_as(self, batch_spec: Any) -> Source:
+        """The same data, in batches whose shapes are known no better than `batch_spec` says, an `element_spec`."""
 
     def ended(self, place: int) -> bool:
         """Whether the pass is known to hold nothing from `place` on."""
@@ -119,10 +126,35 @@ class ArraySource:
         self._static = batch_size if self.num_rows % batch_size == 0 else None
         full = min(batch_size, self.num_rows)
         self.sizes: tuple[int, int] | None = full, self.num_rows % full
-        leaf_specs = [(leaf.dtype, tuple(leaf.shape[1:])) for leaf in self._tensors]
-        nest = tf.nest.map_structure(lambda leaf: leaf is None, tensors)
-        self.key: Any = ("arrays", repr(nest), tuple(leaf_specs), self._static)
+        self._shapes = [tf.TensorShape([self._static, *leaf.shape[1:]]) for leaf in self._tensors]  # of a batch
+        self.key: Any = self._key()
         self._opened: tuple[int, tf.Tensor] | None = None  # (pass, its order)
+
+    def _key(self) -> Any:
+        leaf_specs = [
+            (leaf.dtype, None if shape.rank is None else tuple(shape[1:])) for leaf, shape in zip(self._tensors, self._shapes)
+        ]
+        nest = tf.nest.map_structure(lambda leaf: leaf is None, self.tensors)
+        return ("arrays", repr(nest), tuple(leaf_specs), self._static)
+
+    def element_spec(self) -> Any:
+        if self.replicated:
+            return None
+        leaves = iter(tf.TensorSpec(shape, leaf.dtype) for leaf, shape in zip(self._tensors, self._shapes))
+        return tf.nest.map_structure(
+            lambda leaf: keras_private.NoneTensorSpec() if leaf is None else next(leaves), self.tensors
+        )
+
+    def served_as(self, batch_spec: Any) -> Source:
+        shapes = [spec.shape for spec in tf.nest.flatten(batch_spec) if isinstance(spec, tf.TensorSpec)]
+        if shapes == self._shapes:
+            return self
+        served = copy.copy(self)
+        served._shapes = shapes
+        if any(shape.rank is None or shape[0] is None for shape in shapes):
+            served._static = None
+        served.key = served._key()
+        return served
 
     def open_pass(self, pass_index: int) -> Any:
         if self._opened is None or self._opened[0] != pass_index:
@@ -130,8 +162,10 @@ class ArraySource:
         return self._opened[1], tf.constant(self.batch_size, tf.int32), self._tensors  # int32: on the host
 
     def specs(self) -> tuple[Any, Any]:
-        tensors = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in self._tensors]
-        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32), tensors), self.batch_spec(self._static)
+        shapes = [shape if shape.rank is None else tf.TensorShape([None, *shape[1:]]) for shape in self._shapes]
+        tensors = [tf.TensorSpec(shape, leaf.dtype) for leaf, shape in zip(self._tensors, shapes)]
+        batch = self._pack([tf.TensorSpec(shape, leaf.dtype) for leaf, shape in zip(self._tensors, self._shapes)])
+        return (tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32), tensors), batch
 
     def batch_spec(self, rows: int | None) -> Any:
         """Spec of a batch of that many rows; None: unknown."""
@@ -220,7 +254,11 @@ class ResizableSource(ArraySource):
         super().__init__(tensors, batch_size, order)
         self.num_batches = None
         self._static = self.sizes = None
+        self._shapes = [tf.TensorShape([None, *leaf.shape[1:]]) for leaf in self._tensors]
         self.key = ("arrays, batch size may change", *self.key[1:-1])
+
+    def element_spec(self) -> Any:
+        return None  # no size of Keras's changes within a fit
 
     def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor, Callable[[], Any]]:
         order, _, tensors = feed
@@ -289,7 +327,8 @@ class DatasetSource:
             keras_private.as_passes_begin(adapter, self._note_generators)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
-        self.key: Any = ("dataset", repr(self._dataset.element_spec))
+        self._element_spec = self._dataset.element_spec
+        self.key: Any = ("dataset", repr(self._element_spec))
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
         self._py_dataset = keras_private.py_dataset_of(adapter)
         self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
@@ -311,7 +350,18 @@ class DatasetSource:
         return iter(self._dataset)
 
     def specs(self) -> tuple[Any, Any]:
-        return tf.data.IteratorSpec(self._dataset.element_spec), without_optionals(self._dataset.element_spec)
+        return tf.data.IteratorSpec(self._element_spec), without_optionals(self._element_spec)
+
+    def element_spec(self) -> Any:
+        return self._element_spec
+
+    def served_as(self, batch_spec: Any) -> Source:
+        if batch_spec == self._element_spec:
+            return self
+        served = copy.copy(self)
+        served._element_spec = batch_spec
+        served.key = ("dataset", repr(batch_spec))
+        return served
 
     def next_batch(self, feed: Any, place: tf.Tensor, rows: tf.Tensor | None) -> tuple[tf.Tensor, Callable[[], Any]]:
         batch = feed.get_next_as_optional()

@@ -63,10 +63,10 @@ class Stream:
         if self.source.ended(self.place):
             return 0
         limit = self.num_steps
-        if limit is None:
+        if not limit:  # of 0 batches, too, Keras finds out by asking for one
             return None
         left = self._whole_executions(limit) - self.step
-        if self._num_batches is not None:
+        if self._num_batches:
             left = min(left, self._num_batches - self.place)
         return max(left, 0)
 
@@ -74,6 +74,14 @@ class Stream:
     def execution_step(self) -> int:
         """First step of the next execution as Keras's callbacks count it: a multiple of `steps_per_execution`."""
         return self._whole_executions(self.step)
+
+    def left_of_execution(self) -> int:
+        """Steps until the execution under way, or the next one, ends."""
+        return self.steps_per_execution - self.step % self.steps_per_execution
+
+    def at_execution(self) -> bool:
+        """Whether the last execution has ended, and none is under way."""
+        return self.step % self.steps_per_execution == 0
 
     def advance(self, steps: int, place: int | None = None, rows: int | None = None) -> None:
         """Note that `steps` batches have been used; where their size may change, where the next one begins and its rows."""
@@ -88,7 +96,7 @@ class Stream:
         A pass that is used up is followed by the next one at once, although `begin_epoch` may open it again: so does
         Keras, and a dataset that reshuffles draws a new seed each time it is opened.
         """
-        if self.source.ended(self.place) or (self._num_batches is not None and self.place >= self._num_batches):
+        if self.source.ended(self.place) or (self._num_batches and self.place >= self._num_batches):
             if self.steps_per_epoch and self.step < self.steps_per_epoch:
                 _warn_out_of_data()
             self.pass_index += 1
@@ -100,10 +108,18 @@ class Stream:
 
     def out_of_data(self) -> None:
         """The source ended before the epoch did. A source of unknown size counts as one batch longer than it was (sic)."""
-        if self._num_batches is None:
-            self._num_batches = self._whole_executions(self.place) + self.steps_per_execution
-        _warn_out_of_data()
         self._read[-1] += 1
+        self.interrupted()
+
+    def interrupted(self, ran: int = 0) -> None:
+        """The epoch ended as if the data had: so Keras takes it where a batch method of a callback raises StopIteration.
+
+        Args:
+          ran: steps of the execution under way that have been made.
+        """
+        if self._num_batches is None and self.rows is None:
+            self._num_batches = self._whole_executions(self.place - ran) + self.steps_per_execution
+        _warn_out_of_data()
         self.pass_index += 1
         self.feed = None
         self.source.on_epoch_end()

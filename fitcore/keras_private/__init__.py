@@ -37,7 +37,14 @@ from fitcore.keras_private.draws import (
     move_on,
     seeds_ahead,
 )
-from fitcore.keras_private.functions import Captured, called, captured_handles, ops_are_watched
+from fitcore.keras_private.functions import (
+    Captured,
+    NoneTensorSpec,
+    called,
+    captured_handles,
+    element_spec,
+    ops_are_watched,
+)
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -86,6 +93,7 @@ from fitcore.keras_private.trainer import (
     assert_compiled,
     cache_validation,
     compile_metrics,
+    compiled_step,
     compute_loss,
     drop_validation,
     flatten_logs,
@@ -114,6 +122,7 @@ __all__ = [
     "Captured",
     "Draw",
     "Effects",
+    "NoneTensorSpec",
     "NotDrawableError",
     "added_losses",
     "all_layers",
@@ -130,6 +139,7 @@ __all__ = [
     "captured_handles",
     "captured_variables",
     "compile_metrics",
+    "compiled_step",
     "compute_loss",
     "computed_by",
     "count_step",
@@ -138,6 +148,7 @@ __all__ = [
     "drop_validation",
     "eager_random_state",
     "effects",
+    "element_spec",
     "flatten_logs",
     "flush_events",
     "get_data_adapter",

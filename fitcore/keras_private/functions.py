@@ -7,6 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
+from tensorflow.python.framework.none_tensor import NoneTensorSpec as NoneTensorSpec
+
+# `NoneTensorSpec` is what a dataset's `element_spec` has where its elements have None. Why: it has no public name
+# (TensorFlow >= 2.3).
+
+
+def element_spec(iterator_spec: tf.data.IteratorSpec) -> Any:
+    """Spec of the elements of such an iterator. Why: only the iterator itself says so in public (TensorFlow >= 2.0)."""
+    return iterator_spec._element_spec
 
 
 def called(function: Any, *arguments: Any) -> Any:

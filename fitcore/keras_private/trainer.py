@@ -64,6 +64,22 @@ def has_own_function(model: Any, name: str) -> bool:
     return function is not None and function.__module__ != TensorFlowTrainer.__module__
 
 
+def compiled_step(model: Any, kind: str, make: bool) -> Any:
+    """Keras's own compiled step of this kind ("train" or "test"), an object that is another whenever Keras makes it anew.
+
+    Args:
+      model: compiled.
+      kind: which.
+      make: whether Keras is to make it now if there is none, as its fit and its evaluate do. Nothing is traced.
+
+    Why: `compile`, `quantize` and users clear these attributes. From then on Keras sees what has changed in the model. Before
+    that it trains by the trace that it has (Keras >= 3.0).
+    """
+    if make:
+        getattr(model, f"make_{kind}_function")()
+    return getattr(model, f"{kind}_function")
+
+
 def assert_compiled(model: Any, method: str) -> None:
     """Raise Keras's ValueError if `model.compile` was not called. Why: the same class and words (Keras >= 3.0)."""
     model._assert_compile_called(method)
