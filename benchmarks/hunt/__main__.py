@@ -2,7 +2,7 @@
 
 Random models, data, options and callbacks are trained by Keras twice and by fitcore: exactly, and in two of these variants:
 with the gradient noise, with records and hooks, cut in two and resumed, in the fast tier. All bytes must be Keras's, or in the
-fast tier the first step near enough. What fails is made as small as it can be, and left in --out as a program that stands alone.
+fast tier the first step near enough. What fails is made as small as can be, and left in --out as a program that stands alone.
 
 A case is a function of seed and index (`--only=INDEX` runs it alone), and of Keras's version. Processes have settings of their
 own: oneDNN on and off, the CPU's features that it may use, numbers of threads. One process runs at a time.
@@ -47,7 +47,10 @@ def setting_of(index: int) -> dict[str, Any]:
 def named(setting: dict[str, Any]) -> str:
     """A setting in a line."""
     environment, threads = setting["environment"], setting.get("threads", {})
-    parts = [f"oneDNN {'on' if environment['TF_ENABLE_ONEDNN_OPTS'] == '1' else 'off'}", environment.get("ONEDNN_MAX_CPU_ISA", "")]
+    parts = [
+        f"oneDNN {'on' if environment['TF_ENABLE_ONEDNN_OPTS'] == '1' else 'off'}",
+        environment.get("ONEDNN_MAX_CPU_ISA", ""),
+    ]
     return ", ".join(part for part in (*parts, *(f"{name} threads {count}" for name, count in threads.items())) if part)
 
 
@@ -117,7 +120,9 @@ def messages(process: subprocess.Popen[str], each: float) -> Iterator[dict[str, 
             yield json.loads(line[5:])
 
 
-def started(indices: list[int], seed: int, setting: dict[str, Any], out: Path, shrink: float, errors: Any) -> subprocess.Popen[str]:
+def started(
+    indices: list[int], seed: int, setting: dict[str, Any], out: Path, shrink: float, errors: Any
+) -> subprocess.Popen[str]:
     """A child for these cases."""
     request = {"indices": indices, "seed": seed, "setting": setting, "out": str(out), "shrink": shrink}
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **setting["environment"]}
@@ -161,8 +166,10 @@ def hunt(seed: int, indices: Iterator[int], end: float, out: Path, each: float, 
         print(f"{sum(count.cases.values())} cases, {len(count.failures)} failures; {named(setting)}", flush=True)
 
 
-def watch(process: subprocess.Popen[str], waiting: list[int], setting: dict[str, Any], end: float, each: float, count: Count) -> bool:
-    """Takes what a child says until it ends or time is over; whether it did all of its cases. They leave `waiting` when done."""
+def watch(
+    process: subprocess.Popen[str], waiting: list[int], setting: dict[str, Any], end: float, each: float, count: Count
+) -> bool:
+    """Takes what a child says until it ends or time is over; whether it did all of its cases. Those done leave `waiting`."""
     for message in messages(process, each):
         if message is None:
             return False
@@ -211,7 +218,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", None, "Of what is drawn. Default: today's date, as 20261130.")
     flags.DEFINE_integer("first", 0, "Index of the first case.", lower_bound=0)
     flags.DEFINE_integer("only", None, "Run only the case of this index.", lower_bound=0)
-    flags.DEFINE_string("out", None, "Folder for scripts of failures. Default: a new one under the system's for temporary files.")
+    flags.DEFINE_string(
+        "out", None, "Folder for scripts of failures. Default: a new one under the system's for temporary files."
+    )
     flags.DEFINE_float("timeout", 240.0, "Seconds after which a case that says nothing hangs, beside those for shrinking.")
     flags.DEFINE_float("shrink_seconds", 90.0, "How long to look for a smaller case that fails.", lower_bound=0.0)
     app.run(main)

@@ -76,6 +76,7 @@ class Case:
       callbacks: source text.
       changes: what is done before each fit, the first of them included.
       policy: the dtype policy, or "".
+      cut: after how many steps the fit is cut that is.
       variants: what fitcore is asked to do, names of `trial.VARIANTS`.
     """
 
@@ -95,6 +96,7 @@ class Case:
     callbacks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ("nothing",)
     policy: str = ""
+    cut: int = 3
     variants: tuple[str, ...] = ("exact",)
     seed: int = 0
 
@@ -105,7 +107,9 @@ class Case:
         """(theme, what) of everything that it draws on, for the table."""
         for node in self.nodes:
             yield "layer", node.kind + (" again" if node.again is not None else "")
-            for name in re.findall(r"activation=([^,)]*)", node.layer) + re.findall(r"^layers\.Activation\((.*)\)$", node.layer):
+            for name in re.findall(r"activation=([^,)]*)", node.layer) + re.findall(
+                r"^layers\.Activation\((.*)\)$", node.layer
+            ):
                 yield "activation", name.strip("'")
         for output in self.outputs:
             yield "loss", _name(output.loss)

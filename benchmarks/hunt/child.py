@@ -1,7 +1,8 @@
-"""One process of the hunt: `python -m benchmarks.hunt.child` with a request as JSON; a JSON line for each thing that happens."""
+"""One process of the hunt: it is given a request as JSON, and prints a line of JSON for each thing that happens."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,35 +13,37 @@ from typing import Any
 
 import tensorflow as tf
 
+import fitcore
 from benchmarks.hunt.case import Case
 from benchmarks.hunt.draw import draw
 from benchmarks.hunt.script import namespace, script
 from benchmarks.hunt.shrink import shrunk
-from benchmarks.hunt.trial import Result, judge
-
-FAILURES = ("differs", "raises")
+from benchmarks.hunt.trial import FAILURES, Result, judge
 
 
-def failures(case: Case) -> list[Result]:
-    """Results of a case that speak against fitcore."""
-    return [each for each in judge(namespace(case), case.variants) if each.verdict in FAILURES]
+def failing(case: Case, like: Result, by: Any = fitcore) -> Result | None:
+    """How a case fails in the same variant and in the same manner as before; None if it doesn't."""
+    for each in judge(namespace(case), (like.variant,), by, repeat=False):
+        if (each.variant, each.verdict) == (like.variant, like.verdict) and _kind(each) == _kind(like):
+            return each
+    return None
 
 
-def smallest(case: Case, result: Result, seconds: float) -> tuple[Case, Result]:
-    """The smallest case in which the same variant fails in the same manner, and how it fails."""
+def _kind(result: Result) -> str:
+    """The class of the error; "" where there is none."""
+    return result.says.split(":")[0] if result.verdict == "raises" else ""
+
+
+def smallest(case: Case, result: Result, seconds: float, by: Any = fitcore) -> tuple[Case, Result]:
+    """The smallest case that still fails so, and how it fails."""
     found = [result]
 
     def fails(smaller: Case) -> bool:
-        alike = [each for each in failures(smaller) if (each.variant, each.verdict) == (result.variant, result.verdict)]
-        found[1:] = alike[:1] or found[1:]
-        return bool(alike)
+        how = failing(smaller, result, by)
+        found.extend([] if how is None else [how])
+        return how is not None
 
-    small = shrunk(_only(case, result.variant), fails, seconds)
-    return small, found[-1]
-
-
-def _only(case: Case, variant: str) -> Case:
-    return Case(**{**vars(case), "variants": (variant,)})
+    return shrunk(dataclasses.replace(case, variants=(result.variant,)), fails, seconds), found[-1]
 
 
 def run(seed: int, index: int, setting: dict[str, Any], out: str, shrink: float) -> None:
@@ -59,7 +62,15 @@ def run(seed: int, index: int, setting: dict[str, Any], out: str, shrink: float)
             path = Path(out, f"{seed}_{index}_{how.variant.replace(' ', '_')}.py")
             path.write_text(script(small, setting, title.replace("\\", "/").replace('"""', "'''")))
             layers = [node.kind for node in small.nodes]
-            say(failure=index, variant=how.variant, verdict=how.verdict, says=how.says, script=str(path), layers=layers, case=small.to_json())
+            say(
+                failure=index,
+                variant=how.variant,
+                verdict=how.verdict,
+                says=how.says,
+                script=str(path),
+                layers=layers,
+                case=small.to_json(),
+            )
     say(end=index)
 
 

@@ -43,6 +43,22 @@ def _rnn(random: random.Random, shape: Shape) -> str:
 
 CELLS = ("layers.LSTMCell(3)", "layers.GRUCell(3)", "layers.SimpleRNNCell(2, activation='relu')")
 
+INITIALIZERS = (
+    "glorot_normal",
+    "he_uniform",
+    "lecun_normal",
+    "orthogonal",
+    "random_normal",
+    "truncated_normal",
+    "variance_scaling",
+)
+FUNCTIONS = (
+    "lambda x: 2 * x - 0.1",
+    "keras.ops.square",
+    "lambda x: keras.ops.sin(x) + x",
+    "lambda x: x * keras.ops.sigmoid(x)",
+    "lambda x: tf.nn.relu(x) + 0.1 * x",
+)
 VALUES: dict[str, Callable[[random.Random, Shape], str]] = {
     "units": lambda random, shape: str(random.randint(1, 6)),
     "activation": _activation,
@@ -60,8 +76,8 @@ VALUES: dict[str, Callable[[random.Random, Shape], str]] = {
         "'unit_norm'",
         "keras.constraints.MinMaxNorm(0.2, 0.8)",
     ),
-    "initializer": _any(*(repr(name) for name in ("glorot_normal", "he_uniform", "lecun_normal", "orthogonal", "random_normal", "truncated_normal", "variance_scaling"))),
-    "function": _any("lambda x: 2 * x - 0.1", "keras.ops.square", "lambda x: keras.ops.sin(x) + x", "lambda x: x * keras.ops.sigmoid(x)", "lambda x: tf.nn.relu(x) + 0.1 * x"),
+    "initializer": _any(*map(repr, INITIALIZERS)),
+    "function": _any(*FUNCTIONS),
     "encoding": _any("'multi_hot'", "'count'"),
     "rnn": _rnn,
     "cells": _any(*CELLS, f"[{CELLS[0]}, {CELLS[1]}]", f"layers.StackedRNNCells([{CELLS[1]}, {CELLS[2]}])"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 WEIGHTS = ("?kernel_regularizer={regularizer}", "?kernel_constraint={constraint}", "?kernel_initializer={initializer}")
 DENSE = ("?activation={activation}", "?use_bias=False", "?bias_regularizer={regularizer}", *WEIGHTS)
+EMBEDDINGS = ("?embeddings_regularizer={regularizer}", "?embeddings_constraint={constraint}")
 ACTIVE = ("?activity_regularizer={regularizer}",)
 FILTERS = ("?padding='same'", "?activation={activation}", "?use_bias=False", *WEIGHTS)
 CONVOLUTION = ("?strides=2", *FILTERS)  # Keras has no strides beside a dilation
@@ -57,7 +58,7 @@ LAYERS: dict[str, Kind] = {
         Activation=("{activation}",),
         ActivityRegularization=("l1=1e-3", "l2=1e-3"),
         AlphaDropout=("0.2", "?seed=5"),
-        BatchNormalization=("?momentum=0.9", "?scale=False", "?center=False", "?gamma_regularizer={regularizer}", "?renorm=False"),
+        BatchNormalization=("?momentum=0.9", "?scale=False", "?center=False", "?gamma_regularizer={regularizer}"),
         Dropout=("0.3", "?seed=5", "?noise_shape=(None, *{ones})"),
         ELU=("?alpha=0.5",),
         GaussianDropout=("0.2", "?seed=4"),
@@ -77,7 +78,8 @@ LAYERS: dict[str, Kind] = {
         SpectralNormalization=("layers.Dense({units}, activation={activation})", "?power_iterations=2"),
         UnitNormalization=(),
     ),
-    **_kinds("23", Flatten=(), Permute=("{permutation}",), EinsumDense=("'...a,ab->...b'", "(*{leading}, 3)", "?activation={activation}")),
+    **_kinds("23", Flatten=(), Permute=("{permutation}",), 
+        EinsumDense=("'...a,ab->...b'", "(*{leading}, 3)", "?activation={activation}")),
     **_kinds("1", RepeatVector=("3",), Discretization=("[-0.5, 0.0, 0.5]", "output_mode='one_hot'")),
     **_kinds(
         "2",
@@ -173,7 +175,7 @@ LAYERS: dict[str, Kind] = {
         "1",
         inputs="tokens",
         CategoryEncoding=("12", "output_mode={encoding}"),
-        Embedding=("12", "{units}", "?mask_zero=True", "?embeddings_regularizer={regularizer}", "?embeddings_constraint={constraint}"),
+        Embedding=("12", "{units}", "?mask_zero=True", *EMBEDDINGS),
         Hashing=("12", "output_mode={encoding}"),
         IntegerLookup=("vocabulary=[1, 2, 3, 5, 7]", "output_mode={encoding}"),
         ReversibleEmbedding=("12", "{units}", "?tie_weights=False"),

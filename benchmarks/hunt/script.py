@@ -6,13 +6,15 @@ import inspect
 import re
 from typing import Any
 
-from benchmarks.hunt import pieces, trial
+from benchmarks import fast_distance
+from benchmarks.hunt import trial
 from benchmarks.hunt.case import SHAPES, Case, Node
+from benchmarks.hunt.pieces import NAMES, PIECES
 from benchmarks.parity import comparison
-from benchmarks.parity.setup import Impossible
 from benchmarks.parity.setup import Case as ParityCase
+from benchmarks.parity.setup import Impossible
 
-HEAD = '''from __future__ import annotations
+HEAD = """from __future__ import annotations
 
 import dataclasses
 import gc
@@ -39,9 +41,8 @@ from keras import layers
 import fitcore
 
 SEED, STEP, TIMES = {seed}, {step}, {times}
-'''
+"""
 
-PIECES = {name: each for name, each in vars(pieces).items() if getattr(each, "__module__", "") == pieces.__name__}
 NEEDED = (  # what a script has of comparison.py and trial.py
     comparison.Outcome,
     comparison.fresh_keras,
@@ -73,8 +74,7 @@ def program(case: Case) -> str:
 def namespace(case: Case) -> dict[str, Any]:
     """What `program` defines, made."""
     # Classes are made anew: Keras changes the bases of one that a functional model is made of.
-    held: dict[str, Any] = {name: each for name, each in vars(pieces).items() if name not in PIECES}
-    held["__name__"] = "hunted"
+    held = {**NAMES, "__name__": "hunted"}
     exec(compile("from __future__ import annotations\n" + program(case), "<hunted case>", "exec"), held)
     return held
 
@@ -82,16 +82,18 @@ def namespace(case: Case) -> dict[str, Any]:
 def script(case: Case, setting: dict[str, Any], title: str) -> str:
     """A program that stands alone and shows a failure: it needs keras, numpy and fitcore."""
     environment, threads = setting_lines(setting)
-    head = HEAD.format(environment=environment, threads=threads, seed=comparison.SEED, step=trial.STEP, times=trial.TIMES)
+    head = HEAD.format(
+        environment=environment, threads=threads, seed=comparison.SEED, step=fast_distance.STEP, times=fast_distance.TIMES
+    )
     kept = [inspect.getsource(each) for each in (ParityCase, Impossible, *NEEDED)]
-    own = inspect.getsource(trial).split("# --- from here on", 1)[1].split("\n", 1)[1]
+    own = inspect.getsource(trial).split("\n# --- from here on", 1)[1].split("\n", 1)[1]
     ends = f'if __name__ == "__main__":\n    sys.exit(show(globals(), {case.variants!r}))\n'
     return "\n\n".join((f'"""{title}\n"""', head, program(case), "# --- how it is judged ---", *kept, own, ends))
 
 
 def result_shapes(case: Case) -> list[tuple[int, ...]]:
     """The shapes of the outputs, without the batch axis. Raises what Keras raises where layers don't fit together."""
-    held: dict[str, Any] = dict(vars(pieces))
+    held = NAMES | PIECES
     lines = [*_inputs(case), *_layers(case, ""), *_calls(case, "")]
     exec("\n".join(lines), held)
     return [tuple(held[_tensor(case, each.tensor)].shape[1:]) for each in case.outputs]
@@ -104,7 +106,9 @@ def _tensor(case: Case, index: int) -> str:
 def _inputs(case: Case) -> list[str]:
     dtypes = {"floats": "", "tokens": ', dtype="int32"', "texts": ', dtype="string"'}
     batch = f"batch_size={case.batch}, " if "stateful=True" in repr(case.nodes) else ""
-    return [f"x{i} = keras.Input({each.shape!r}, {batch}name='in{i}'{dtypes[each.holds]})" for i, each in enumerate(case.inputs)]
+    return [
+        f"x{i} = keras.Input({each.shape!r}, {batch}name='in{i}'{dtypes[each.holds]})" for i, each in enumerate(case.inputs)
+    ]
 
 
 def _owner(nodes: tuple[Node, ...], i: int) -> int:
@@ -146,7 +150,8 @@ def _make(case: Case) -> str:
         names = [f"x{i}" for i in range(len(case.inputs))]
         unpacked = [f"{', '.join(names)} = inputs"] if len(names) > 1 else []
         call = [*unpacked, *_calls(case, "self."), f"return {outputs}"]
-        head = f"class Net({case.base}):\n    def __init__(self):\n        super().__init__()\n{_indented(_layers(case, 'self.'), 2)}\n\n"
+        own = _indented(["super().__init__()", *_layers(case, "self.")], 2)
+        head = f"class Net({case.base}):\n    def __init__(self):\n{own}\n\n"
         head += f"    def call(self, {'inputs' if unpacked else names[0]}):\n{_indented(call, 2)}\n\n\n"
         return f"{head}def make():\n{_indented([*start, 'model = Net()', *compiled])}"
     if case.form == "sequential":
@@ -183,12 +188,14 @@ def _arguments(case: Case) -> str:
         lines.append(f"y{i} = {drawn}.astype({output.dtype!r})")
     listed = case.source == "arrays"
     xs, ys = ([f"{name}{i}" for i in range(count)] for name, count in (("x", len(case.inputs)), ("y", len(case.outputs))))
-    xs, ys = ((_several(each) if listed or len(each) == 1 else f"({', '.join(each)})") for each in (xs, ys))
-    lines += [f"x, y = {xs}, {ys}"]
+    given_x, given_y = ((_several(each) if listed or len(each) == 1 else f"({', '.join(each)})") for each in (xs, ys))
+    lines += [f"x, y = {given_x}, {given_y}"]
     parts = "(x, y)"
     if case.weights == "sample":
         count = len(case.outputs)
-        lines.append(f"w = rng.uniform(size={case.rows})" if count == 1 else f"w = ({f'rng.uniform(size={case.rows}), ' * count})")
+        lines.append(
+            f"w = rng.uniform(size={case.rows})" if count == 1 else f"w = ({f'rng.uniform(size={case.rows}), ' * count})"
+        )
         if listed and count > 1:
             lines.append("w = list(w)")
         parts = "(x, y, w)"
@@ -198,7 +205,9 @@ def _arguments(case: Case) -> str:
         named |= {"x": "x", "y": "y", "batch_size": str(case.batch)} | ({"sample_weight": "w"} if "w" in parts else {})
     elif case.source == "frame":
         lines.append("import pandas")
-        named |= {"x": "pandas.DataFrame(x)", "y": "y", "batch_size": str(case.batch)} | ({"sample_weight": "w"} if "w" in parts else {})
+        named |= {"x": "pandas.DataFrame(x)", "y": "y", "batch_size": str(case.batch)} | (
+            {"sample_weight": "w"} if "w" in parts else {}
+        )
     elif case.source in ("dataset", "shuffled", "filtered"):
         named["x"] = f"as_dataset({given}, {7 if case.source == 'shuffled' else 0}, {case.source == 'filtered'})"
     elif case.source == "pydataset":
@@ -219,5 +228,4 @@ def _arguments(case: Case) -> str:
 
 
 def _changes(case: Case) -> str:
-    return f"FITS = [{', '.join(case.changes)}]\nBATCH = {case.batch}"
-
+    return f"FITS = [{', '.join(case.changes)}]\nBATCH, CUT = {case.batch}, {case.cut}"

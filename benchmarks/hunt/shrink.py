@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.hunt.case import Case, Input, Node, Output
-from benchmarks.hunt.draw import UNFIT, settled
+from benchmarks.hunt.draw import settled
+from benchmarks.hunt.grow import UNFIT
 
 
 def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 120.0) -> Case:
@@ -36,13 +37,22 @@ def _smaller(case: Case) -> Iterator[Case]:
         yield from (replace(case, variants=(each,)) for each in case.variants)
     if len(case.outputs) > 1:
         for i in range(len(case.outputs)):
-            yield pruned(replace(case, outputs=case.outputs[:i] + case.outputs[i + 1 :], compile=_without(case.compile, "loss_weights")))
+            yield pruned(
+                replace(case, outputs=case.outputs[:i] + case.outputs[i + 1 :], compile=_without(case.compile, "loss_weights"))
+            )
     for field, value in (("callbacks", ()), ("changes", case.changes[:1]), ("changes", ("nothing",)), ("spoiled", "")):
         if getattr(case, field) != value:
-            yield replace(case, **{field: value})  # type: ignore[arg-type]  # of its own type
-    for field, value in (("weights", ""), ("validation", ""), ("policy", ""), ("source", "arrays"), ("base", "keras.Model"), ("form", "functional")):
+            yield replace(case, **{field: value})
+    for field, value in (
+        ("weights", ""),
+        ("validation", ""),
+        ("policy", ""),
+        ("source", "arrays"),
+        ("base", "keras.Model"),
+        ("form", "functional"),
+    ):
         if getattr(case, field) != value:
-            yield replace(case, **{field: value})  # type: ignore[arg-type]
+            yield replace(case, **{field: value})
     for i in range(len(case.nodes)):
         yield from _without_node(case, i)
     for name in case.fit:
@@ -125,7 +135,11 @@ def pruned(case: Case) -> Case:
         if tensor >= count:
             node = case.nodes[tensor - count]
             used = [int(found) for found in re.findall(r"\bl(\d+)\b", node.layer)]
-            open_tensors += [*node.takes, *(count + each for each in used), *([] if node.again is None else [count + node.again])]
+            open_tensors += [
+                *node.takes,
+                *(count + each for each in used),
+                *([] if node.again is None else [count + node.again]),
+            ]
     kept = sorted(needed)
     place = {tensor: i for i, tensor in enumerate(kept)}
     inputs: list[Input] = [case.inputs[i] for i in kept if i < count]
