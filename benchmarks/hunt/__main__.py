@@ -1,6 +1,6 @@
 """Hunts for models that fitcore trains otherwise than Keras: `python -m benchmarks.hunt [--minutes=30] [--seed=S] [--out=DIR]`.
 
-Random models, data, options and callbacks are trained by Keras twice and by fitcore: exactly, and in two of these variants:
+Random models, data, options and callbacks are trained by Keras twice and by fitcore: exactly, and in one or two of these ways:
 with the gradient noise, with records and hooks, cut in two and resumed, in the fast tier. All bytes must be Keras's, or in the
 fast tier the first step near enough. What fails is made as small as can be, and left in --out as a program that stands alone.
 
@@ -212,7 +212,8 @@ def main(argv: list[str]) -> None:
     sys.exit(found > 0)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Not on import: absl refuses two modules that define the same flag."""
     flags.DEFINE_float("minutes", 30.0, "Begin no other case after so many minutes.", lower_bound=0.0)
     flags.DEFINE_integer("cases", None, "Run so many cases, however long it takes.", lower_bound=1)
     flags.DEFINE_integer("seed", None, "Of what is drawn. Default: today's date, as 20261130.")
@@ -223,4 +224,8 @@ if __name__ == "__main__":
     )
     flags.DEFINE_float("timeout", 240.0, "Seconds after which a case that says nothing hangs, beside those for shrinking.")
     flags.DEFINE_float("shrink_seconds", 90.0, "How long to look for a smaller case that fails.", lower_bound=0.0)
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

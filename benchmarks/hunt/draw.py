@@ -179,7 +179,7 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
         changes=_changes(rng, compiled["optimizer"]),
         policy=rng.choices(("", "mixed_float16", "mixed_bfloat16", "float64"), (30, 1.5, 0.7, 0.7))[0],
         cut=rng.choice((1, 2, 3, 3, 4)) if rows > batch else 1,
-        variants=("exact", *sorted(rng.sample(chosen, 2))),
+        variants=("exact", *sorted(rng.sample(chosen, rng.choice((1, 1, 2))))),
         seed=rng.randrange(1000),
     )  # fmt: skip
     try:
@@ -190,7 +190,6 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
 
 def settled(case: Case) -> Case:
     """The case with the shapes of its outputs as they come out. Raises what Keras raises."""
-    keras.utils.clear_session()
     shapes = result_shapes(case)
     return dataclasses.replace(
         case, outputs=tuple(dataclasses.replace(each, shape=shape) for each, shape in zip(case.outputs, shapes))

@@ -10,7 +10,7 @@ import keras
 
 from benchmarks.hunt.case import Input, Node
 from benchmarks.hunt.choices import HEADS, VALUES
-from benchmarks.hunt.layers import CUSTOM, LAYERS, Kind
+from benchmarks.hunt.layers import CUSTOM, HEAVY, LAYERS, Kind
 from benchmarks.hunt.pieces import NAMES, PIECES
 
 MOST = 400  # numbers in a tensor's row: more would cost time and show nothing more
@@ -38,7 +38,6 @@ class Model:
     def grown(self) -> tuple[tuple[Input, ...], tuple[Node, ...]]:
         """Inputs and layers, heads not yet there."""
         rng = self.rng
-        keras.utils.clear_session()
         for _ in range(rng.choices((1, 2, 3), (7, 2, 1))[0]):
             self._input()
         for i in range(len(self.inputs)):
@@ -112,7 +111,7 @@ class Model:
         for i, _ in dense:
             if known is CUSTOM and getattr(self.made[i], "units", None) == shape[-1]:
                 return (Node("Tied", f"Tied(l{i})", (x,)),)
-        name, kind = self.rng.choice(fit)
+        name, kind = self.rng.choices(fit, [0.1 if name in HEAVY else 1.0 for name, _ in fit])[0]
         text = f"{'layers.' if known is LAYERS else ''}{name}({', '.join(self._arguments(kind, shape))})"
         if kind.takes == "one":
             return (Node(name, text, (x,)),)

@@ -221,6 +221,8 @@ CUSTOM: dict[str, Kind] = {
     ),
 }
 
+HEAVY = ("AugMix", "RandAugment", "RandomElasticTransform", "ContrastLimitedAdaptiveHistogramEqualization")  # long to trace
+
 LEFT_OUT = {
     "CutMix": "draws boxes by integers of the batch's size; asks for labels beside the images",
     "FlaxLayer": "is for JAX's backend",
