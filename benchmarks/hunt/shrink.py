@@ -56,7 +56,8 @@ def _smaller(case: Case) -> Iterator[Case]:
     for i in range(len(case.nodes)):
         yield from _without_node(case, i)
     for name in case.fit:
-        yield replace(case, fit=_without(case.fit, name))
+        if name != "epochs":
+            yield replace(case, fit=_without(case.fit, name))
     for name in case.compile:
         if name != "optimizer":
             yield replace(case, compile=_without(case.compile, name))
