@@ -24,7 +24,7 @@ from benchmarks.hunt.case import Case, Input, Node, Output
 from benchmarks.hunt.child import smallest
 from benchmarks.hunt.choices import ACTIVATIONS, OPTIMIZERS
 from benchmarks.hunt.draw import draw, settled
-from benchmarks.hunt.grow import SHAPES, UNFIT, Model
+from benchmarks.hunt.grow import SHAPES, UNFIT, Model, Unfit
 from benchmarks.hunt.layers import CUSTOM, LAYERS, LEFT_OUT
 from benchmarks.hunt.script import namespace, script
 from benchmarks.hunt.shrink import shrunk
@@ -72,7 +72,7 @@ def makes(name: str, seed: int) -> BaseException | None:
     text = f"{'layers.' if name in LAYERS else ''}{name}({', '.join(model._arguments(kind, shape))})"
     try:
         model._add(Node(name, text, (0,) if kind.takes == "one" else (0, 0), kind.takes))
-    except UNFIT as error:
+    except (Unfit, *UNFIT) as error:
         return error
     return None
 

@@ -13,7 +13,7 @@ from benchmarks.hunt.choices import HEADS, VALUES
 from benchmarks.hunt.layers import CUSTOM, HEAVY, LAYERS, Kind
 from benchmarks.hunt.pieces import NAMES, PIECES
 
-MOST = 400  # numbers in a tensor's row: more would cost time and show nothing more
+MOST = 1100  # numbers in a tensor's row: more would cost time and show nothing more
 SHAPES = {1: (4,), 2: (5, 3), 3: (6, 6, 3), 4: (4, 4, 4, 2), 5: (3, 3, 3, 3, 1)}
 TRIES = 30
 
