@@ -192,28 +192,33 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
+def reported(seed: int, indices: Iterator[int], end: float, out: Path, each: float, shrink: float) -> int:
+    """Hunts, prints what was found, and returns the exit status."""
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"seed {seed}; scripts of failures are left in {out}", flush=True)
+    count = Count()
+    hunt(seed, indices, end, out, each, shrink, count)
+    print("\n".join(count.table()))
+    unlike = count.verdicts["Keras", "unlike itself"]
+    found = len(count.failures)
+    print(f"hunt: {sum(count.cases.values())} cases, {unlike} of them Keras doesn't repeat; {found} failures; seed {seed}")
+    return int(found > 0)
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     given = flags.FLAGS
     seed = int(datetime.date.today().strftime("%Y%m%d")) if given.seed is None else given.seed
-    out = Path(given.out or tempfile.mkdtemp(prefix="hunt-"))
-    out.mkdir(parents=True, exist_ok=True)
     several = range(given.first, given.first + given.cases) if given.cases else range(given.first, 10**9)
     indices = iter(several if given.only is None else [given.only])
     end = time.monotonic() + (float("inf") if given.cases or given.only is not None else 60 * given.minutes)
-    print(f"seed {seed}; scripts of failures are left in {out}", flush=True)
-    count = Count()
-    hunt(seed, indices, end, out, given.timeout, given.shrink_seconds, count)
-    print("\n".join(count.table()))
-    unlike = count.verdicts["Keras", "unlike itself"]
-    found = len(count.failures)
-    print(f"hunt: {sum(count.cases.values())} cases, {unlike} of them Keras doesn't repeat; {found} failures; seed {seed}")
-    sys.exit(found > 0)
+    out = Path(given.out or tempfile.mkdtemp(prefix="hunt-"))
+    sys.exit(reported(seed, indices, end, out, given.timeout, given.shrink_seconds))
 
 
-def define_flags() -> None:
-    """Not on import: absl refuses two modules that define the same flag."""
+if __name__ == "__main__":
+    # Defined here, not on import: absl refuses two modules that define the same flag.
     flags.DEFINE_float("minutes", 30.0, "Begin no other case after so many minutes.", lower_bound=0.0)
     flags.DEFINE_integer("cases", None, "Run so many cases, however long it takes.", lower_bound=1)
     flags.DEFINE_integer("seed", None, "Of what is drawn. Default: today's date, as 20261130.")
@@ -224,8 +229,4 @@ def define_flags() -> None:
     )
     flags.DEFINE_float("timeout", 240.0, "Seconds after which a case that says nothing hangs, beside those for shrinking.")
     flags.DEFINE_float("shrink_seconds", 90.0, "How long to look for a smaller case that fails.", lower_bound=0.0)
-
-
-if __name__ == "__main__":
-    define_flags()
     app.run(main)
