@@ -43,7 +43,7 @@ import fitcore
 SEED, STEP, TIMES = {seed}, {step}, {times}
 """
 
-NEEDED = (  # what a script has of comparison.py and trial.py
+NEEDED = (  # what a script has of comparison.py and fast_distance.py
     comparison.Outcome,
     comparison.fresh_keras,
     comparison.train,
@@ -51,6 +51,7 @@ NEEDED = (  # what a script has of comparison.py and trial.py
     comparison._bytes,
     comparison.difference,
     comparison._array_difference,
+    fast_distance.nudge,
 )
 
 

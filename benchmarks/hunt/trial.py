@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import fitcore
-from benchmarks.fast_distance import STEP, TIMES
+from benchmarks.fast_distance import STEP, TIMES, nudge
 from benchmarks.parity.comparison import Outcome, difference, same_bytes, train
 from benchmarks.parity.setup import Case
 
@@ -148,15 +148,6 @@ def parity_case(case: Mapping[str, Any], first_step: bool = False, nudged: bool 
         return model, run
 
     return Case("hunted", build)
-
-
-def nudge(model: Any) -> None:
-    """Moves each weight by one unit in the last place, up or down."""
-    random = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        value = variable.numpy()
-        towards = np.where(random.random(value.shape) < 0.5, -np.inf, np.inf).astype(value.dtype)
-        variable.assign(np.nextafter(value, towards))
 
 
 def differing(want: Outcome, got: Outcome) -> str:
