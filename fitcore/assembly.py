@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from fitcore import aside
 from fitcore.graph_loop import Carried
 from fitcore.hooks import SETTINGS, Rules, StepSeen
 from fitcore.noise import NOISE_TOTALS, GradientNoise, Probe
@@ -98,7 +99,7 @@ def training_step(
             seen = StepSeen(index, tf.cast(rows, tf.float64), values)
             state, stopped_by, settings = rules.after_step(carried["state"], seen)
             carried = {**carried, "state": state, "stopped_by": stopped_by} | _set(parts.optimizer, settings)
-        return logs, recorded, carried
+        return logs, aside.settle((logs, carried), recorded), carried
 
     return step
 

@@ -178,10 +178,10 @@ def fit(
             model=target,
         )
 
-    measured = measured_noise(engine, noise, hooks)
+    measured, population = measured_noise(engine, noise, hooks), getattr(source, "num_rows", math.inf)
     record = recorded(engine, record, hooks, measured)
     if measured is not None and measured.directory is not None:
-        hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured))]
+        hooks = [*hooks, NoiseEvents(measured.directory, measured, engine.probe(measured), population)]
     check_strategy(engine, {**given, "hooks": hooks}, source, measured, record)
     asked, hooks = hooks, with_brought(hooks, callbacks.callbacks)
     about = Fit(
@@ -190,7 +190,7 @@ def fit(
         jit_compile=engine.jit_compile and not engine.run_eagerly,
         describe=lambda: describe(engine, {**given, "hooks": asked}, source.describe(), stream),
         step_graph=lambda: engine.step_graph(stream, record, run.rules),
-        noise_scale=lambda: None if measured is None else _noise_scale(run.curve, engine, measured),
+        noise_scale=lambda: None if measured is None else _noise_scale(run.curve, engine, measured, population),
         history=lambda: target.history,
     )
     run = Run(engine, stream, hooks, callbacks, target, Curve(first_step), about, step=first_step, record=record)
@@ -230,14 +230,14 @@ def fit(
         del run.fit  # they hold each other: the data are to go with the fit, not with some later garbage collection
         if measured is not None:
             rows = target.history.steps.pop("noise", np.empty((0, 1)))
-            noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured)
+            noise_found = target.history.noise = curves(rows, first_step, engine.probe(measured), measured, population)
             target.history.steps |= noise_found.per_step(first_step, len(rows))
     return target.history
 
 
-def _noise_scale(curve: Curve, engine: Engine, measured: GradientNoise) -> float:
+def _noise_scale(curve: Curve, engine: Engine, measured: GradientNoise, population: float) -> float:
     """As of the last measured step; NaN if there is none yet, or it is undetermined."""
     position = 0 if measured.memory is None else max(curve.length - measured.memory, 0)
     rows = curve.since(position).get("noise", np.empty((0, 1)))
-    scale = curves(rows, position, engine.probe(measured), measured).scale if len(rows) else rows
+    scale = curves(rows, position, engine.probe(measured), measured, population).scale if len(rows) else rows
     return float(scale[-1]) if len(scale) else math.nan

@@ -50,7 +50,7 @@ def gradient_snr(
             with probe.watching():
                 y_pred = parts.forward(x, True)
             loss = parts.loss(x, y, y_pred, sample_weight, True)
-        taps = probe.taps(x, variables)
+        taps = probe.taps(x, variables, loss)
         deltas = {id(tap): delta for tap, delta in zip(taps, tape.gradient(loss, taps))}
         found = []
         for factor in weight_factors(probe.weights, deltas, batch_size).values():

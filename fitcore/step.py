@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from fitcore import replicas
+from fitcore import aside, replicas
 from fitcore.errors import ModelError
 from fitcore.optimizers.measured import measured
 from fitcore.tracing import on_replicas, total
@@ -172,8 +172,8 @@ class Probe(Protocol):
     def watching(self) -> contextlib.AbstractContextManager[None]:
         """Around the forward pass; must add no op to it."""
 
-    def taps(self, x: Any, variables: Sequence[Any]) -> list[Any]:
-        """Tensors whose gradients it wants too."""
+    def taps(self, x: Any, variables: Sequence[Any], loss: tf.Tensor) -> list[Any]:
+        """Tensors whose gradients it wants too; `loss` is what is differentiated."""
 
     def measure(
         self, seen: Observation, taps: Sequence[Any], deltas: Sequence[Any], scaled: bool, parts: Parts, own: Sequence[Any]
@@ -218,12 +218,11 @@ def train_step(
 
     variables = parts.trainable()
     ensure_built(optimizer, variables)
-    taps = {name: probe.taps(x, variables) for name, probe in probes.items()}
+    taps = {name: probe.taps(x, variables, objective) for name, probe in probes.items()}
     wanted: Any = (list(variables), taps)
     gradients, deltas = tape.gradient(objective, wanted) if variables else wanted  # one pass backward for both
 
-    watched = [apart(gradient) for gradient in gradients]
-    deltas = {name: [apart(delta) for delta in each] for name, each in deltas.items()}
+    watched = [apart(gradient) for gradient in gradients] if on_replicas() else gradients  # to be summed up
     whole: tuple[Any, Sequence[Any]] = loss, watched  # of all replicas together
     handed_over: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     if on_replicas():
@@ -231,18 +230,20 @@ def train_step(
         whole, handed_over = (total(apart(loss)), sums), sums.handed_over
     seen = Observation(step, x, y, sample_weight, y_pred, *whole, variables, optimizer)
     recorded: dict[str, Any] = {}
-    for name, recorder in recorders.items():
-        value = recorder(seen)
-        recorded[name] = value if callable(value) else tf.convert_to_tensor(value)  # read before the update
-    for name, probe in probes.items():
-        recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts, watched)
+    with aside.watching():
+        for name, recorder in recorders.items():
+            value = recorder(seen)
+            recorded[name] = value if callable(value) else tf.convert_to_tensor(value)  # read before the update
+        for name, probe in probes.items():
+            recorded[name] = probe.measure(seen, taps[name], deltas[name], objective is not loss, parts, watched)
 
     if variables:
         noise = () if for_optimizer is None else (measured(probes[for_optimizer], recorded[for_optimizer]),)
         with handed_over():
             optimizer.apply_gradients(zip(gradients, variables), *noise)
 
-    recorded = {name: tf.convert_to_tensor(value()) if callable(value) else value for name, value in recorded.items()}
+    with aside.watching():
+        recorded = {name: tf.convert_to_tensor(value()) if callable(value) else value for name, value in recorded.items()}
     logs = parts.update_metrics(x, y, y_pred, sample_weight)
     return logs, recorded
 

@@ -16,7 +16,7 @@ FLOORS = [
     ["lstm"],
     ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
     ["data", "finite", "noise", "reachable"],
-    ["optimizers", "blocks", "convolutions", "normalization", "replicas", "shapes", "keras_steps"],
+    ["aside", "optimizers", "blocks", "convolutions", "normalization", "replicas", "shapes", "keras_steps"],
     ["step", "graph_loop", "onednn", "outside"],
     ["hooks", "parts", "program"],
     ["schedules"],

@@ -1,8 +1,11 @@
 """Estimates, running ratios and intervals from recorded numbers alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+from fitcore.noise.results import NoiseCurve
 from fitcore.noise.statistics import estimate, fieller, lost_digits, running_ratio, student_t
 
 
@@ -55,6 +58,36 @@ def test_a_denominator_that_may_be_zero_leaves_the_ratio_undetermined():
     assert np.isnan(ratio.value[-1])
     assert ratio.low[-1] > 0  # the numerator is known, so the ratio is known to be large
     assert ratio.high[-1] == np.inf
+
+
+def test_a_denominator_below_zero_says_nothing_of_the_ratio():
+    """As |G|^2^ of few data is where the weights fit them: no noise scale is negative."""
+    random = np.random.default_rng(2)
+    ratio = running_ratio(10 + random.normal(size=50), -2 + 0.1 * random.normal(size=50), 1.0)
+    assert ratio.denominator[-1] < 0
+    assert np.isnan(ratio.value).all()
+    assert (ratio.low[-1], ratio.high[-1]) == (-np.inf, np.inf)
+    assert ratio.undetermined.all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (4, 4), (4, 2), (5, 5), (6, 3), (6, 6)])
+def test_over_all_batches_of_few_rows_the_estimates_are_those_of_all_rows(n, k):
+    """Of n of 6 rows, without replacement, cut into k parts: each batch there is, once in each order."""
+    g = np.random.default_rng(0).normal(size=(6, 3))
+    g -= 0.95 * g.mean(0)  # as weights that fit their data have it: the mean gradient is small beside the rows'
+    batches = np.array(list(itertools.permutations(range(6), n)))
+    parts = g[batches].reshape(len(batches), k, n // k, 3).mean(2)
+    center = parts.mean(1)
+    trace, norm = estimate(((parts - center[:, None]) ** 2).sum((1, 2)), (center**2).sum(1), k, n // k)
+    variance, truth = g.var(0, ddof=1).sum(), (g.mean(0) ** 2).sum()
+    assert trace.mean() == pytest.approx(variance)
+    assert norm.mean() == pytest.approx(truth - variance / 6)
+    assert norm.mean() < 0
+    ones = np.ones(len(batches))
+    curve = NoiseCurve(trace, norm, ones, ones, ones, ones, decay=1.0, confidence=0.95, population=6)
+    assert curve.over().denominator == pytest.approx(truth)
+    unknown = NoiseCurve(trace, norm, ones, ones, ones, ones, decay=1.0, confidence=0.95, population=np.inf)
+    assert unknown.over().denominator == pytest.approx(truth - variance / 6)
 
 
 def test_fieller_is_the_set_of_ratios_that_fit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -29,6 +30,7 @@ class NoiseEvents(Hook):
     Args:
       directory: created if missing.
       config, probe: what is measured, and by whom.
+      population: rows that the batches are drawn from; infinite if unknown.
 
     Raises:
       OSError: if `directory` can't be created or written in.
@@ -36,9 +38,11 @@ class NoiseEvents(Hook):
 
     when = RETURNS
 
-    def __init__(self, directory: str | os.PathLike[str], config: GradientNoise, probe: Probe) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], config: GradientNoise, probe: Probe, population: float = math.inf
+    ) -> None:
         self._folder = os.path.join(writable_folder(directory), "train")
-        self._config, self._probe = config, probe
+        self._config, self._probe, self._population = config, probe, population
         self._file: Any = None
         self._rows: list[np.ndarray] = []  # what the running averages still remember, and then what is new
 
@@ -69,7 +73,7 @@ class NoiseEvents(Hook):
             return
         remembered = np.concatenate([*self._rows, new])
         first = view.first_step + len(new) - len(remembered)
-        noise = curves(remembered, first, self._probe, self._config)
+        noise = curves(remembered, first, self._probe, self._config, self._population)
         if self._file is None:
             self._file = EventFile(self._folder, [event_of(summary.pb(layout(list(noise.layers))))])
         fresh = noise.step >= view.first_step

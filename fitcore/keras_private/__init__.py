@@ -45,6 +45,7 @@ from fitcore.keras_private.functions import (
     element_spec,
     ops_are_watched,
 )
+from fitcore.keras_private.graphs import no_op_callbacks, read_instead
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -81,6 +82,7 @@ from fitcore.keras_private.randomness import (
 )
 from fitcore.keras_private.recurrent import lean_recurrence, lstm_times
 from fitcore.keras_private.resources import (
+    READS,
     Effects,
     captured_variables,
     effects,
@@ -119,6 +121,7 @@ from fitcore.keras_private.unknown_batch import losses_see_no_size, size_unknown
 
 __all__ = [
     "BATCH_MOMENTS",
+    "READS",
     "Captured",
     "Draw",
     "Effects",
@@ -177,6 +180,7 @@ __all__ = [
     "mean_over_replicas",
     "metrics_or_logs",
     "move_on",
+    "no_op_callbacks",
     "not_optimized_again",
     "onednn",
     "onednn_is_on",
@@ -190,6 +194,7 @@ __all__ = [
     "py_dataset_of",
     "py_dataset_order",
     "pythonify",
+    "read_instead",
     "registered_kernels",
     "replaced",
     "resource_of",

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
 # Types of ops that leave a resource as it is.
-_READS = {
+READS = {
     "ReadVariableOp", "_ReadVariablesOp", "VariableShape", "VarIsInitializedOp", "ResourceGather", "ResourceGatherNd",
     "LookupTableFindV2", "LookupTableSizeV2", "LookupTableExportV2",
 }  # fmt: skip
@@ -149,7 +149,7 @@ def _is_variable(handle: Any) -> bool:
 
 
 def _changes(kind: str) -> bool:
-    return kind not in _READS and not any(part in kind for part in _ONLY_OUTPUT)
+    return kind not in READS and not any(part in kind for part in _ONLY_OUTPUT)
 
 
 def _users(nodes: Any, names: set[str], functions: Any, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:

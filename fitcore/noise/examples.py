@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.factors import Factor
-from fitcore.noise.plan import Weight, path_of, weight_factors
+from fitcore.noise.plan import Weight, in_words, path_of, weight_factors
 from fitcore.noise.together import Pieces, flat_deviations, is_flat, scalars
 
 CHUNK_BYTES = 32 << 20  # per-example gradients that are multiplied out take about this much memory at a time
@@ -38,13 +38,22 @@ class Examples:
         means: dict[int, tf.Tensor],
         by_tap: dict[int, Any],
         squares: dict[int, tf.Tensor],
-    ) -> tuple[Pieces, set[int]]:
+    ) -> tuple[Pieces, set[int], dict[int, str]]:
         """The sums over i of |J_i - mean|^2, or, for those in the set, of |J_i|^2. Means and places are by the variables' ids.
+
+        The dict has those for which it can't be done, as only trying it shows, and why not: rules meet layers set up in ways
+        they don't know, and the fallback ops that TensorFlow can't vectorize. What was traced of them is never run.
 
         With `evidence` the sums of squares of all entries are put into `squares`.
         """
         rows = tf.shape(self._rows)[0]
-        groups = [(group, weight_factors(group, by_tap, self._batch)) for group in _connected(weights)]
+        failed: dict[int, str] = {}
+        groups = []
+        for group in _connected(weights):
+            try:
+                groups.append((group, weight_factors(group, by_tap, self._batch)))
+            except Exception as error:
+                failed |= {id(weight.variable): _failure(weight, error) for weight in group}
         known = self._batch is not None  # else nothing says that their rows are equally many
         flat = [fs for _, fs in groups if known and all(map(is_flat, fs.values())) and self._in_one(_need(fs))]
         pieces = flat_deviations({key: f for factors in flat for key, f in factors.items() if f is not None})
@@ -52,17 +61,23 @@ class Examples:
         for group, factors in groups:
             undivided = any(s.rule is not None and s.rule.whole_batch for weight in group for s in weight.sources)
             taken = any(factors is each for each in flat)
-            sums = {} if taken else self._sums_of(group, factors, means, by_tap, undivided)
-            found = self._squares(group, by_tap, factors, undivided) if self._config.evidence else {}
+            try:
+                sums = {} if taken else self._sums_of(group, factors, means, by_tap, undivided)
+                found = self._squares(group, by_tap, factors, undivided) if self._config.evidence else {}
+            except Exception as error:
+                failed |= {id(weight.variable): _failure(weight, error) for weight in group}
+                continue
             if self._batch is None:  # sizes are not known while tracing: whether rows are examples is seen in the step
-                firsts = [tf.shape(tap)[0] for weight in group for source in weight.sources for tap in source.taps]
-                aligned = tf.reduce_all(tf.equal(tf.stack(firsts), rows))
+                # Of the gradients: one reader more of the taps would keep TensorFlow from fusing what they are a part of.
+                deltas = [by_tap.get(id(tap)) for weight in group for source in weight.sources for tap in source.taps]
+                firsts = [tf.shape(tf.convert_to_tensor(delta))[0] for delta in deltas if delta is not None]
+                aligned = tf.reduce_all(tf.equal(tf.stack([rows, *firsts]), rows))
                 sums = {key: tf.where(aligned, value, np.nan) for key, value in sums.items()}
                 found = {key: tf.where(aligned, value, np.nan) for key, value in found.items()}
             squares |= found
             others |= {key: tf.zeros([]) for key, factor in factors.items() if factor is None} | sums
         ghosts = {key for _, factors in groups for key, f in factors.items() if f is not None and not f.centred}
-        return pieces + scalars(others), ghosts
+        return pieces + scalars(others), ghosts - set(failed), failed
 
     def _sums_of(
         self,
@@ -140,6 +155,10 @@ class Examples:
         start = (tf.constant(0), list(zeros.values()))
         _, totals = tf.while_loop(lambda start, totals: start < rows, body, start, parallel_iterations=1)
         return dict(zip(zeros, totals))
+
+
+def _failure(weight: Weight, error: Exception) -> str:
+    return f"{weight.how} ends in {in_words(error)}"
 
 
 def _need(factors: Mapping[int, Factor | None]) -> int:

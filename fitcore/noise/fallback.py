@@ -5,8 +5,10 @@ The layer's call is made again for each row, from the inputs it had and the grad
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,8 +26,12 @@ def taps(call: Call) -> list[tf.Tensor]:
 
 def why_not(call: Call, batch: int | None, ops: Sequence[Any]) -> str | None:
     """Why a row's gradient can't be had by calling the layer on that row alone; None if it can."""
-    if _draws_randomly(ops[call.first_op : call.last_op]):
+    kinds = _kinds(ops[call.first_op : call.last_op])
+    if any("Random" in kind for kind in kinds):
         return "it draws random numbers, which would be drawn anew"
+    acting = sorted(kind for kind in kinds if _acts(kind))
+    if acting:
+        return f"each call of it changes something ({', '.join(acting)})"
     norms = [inner for inner in keras_private.all_layers(call.layer) if isinstance(inner, keras.layers.BatchNormalization)]
     if norms and any(inner.trainable for inner in norms):
         return "it holds a BatchNormalization, which needs the whole batch"
@@ -37,28 +43,49 @@ def why_not(call: Call, batch: int | None, ops: Sequence[Any]) -> str | None:
     return None
 
 
-def _draws_randomly(ops: Sequence[Any]) -> bool:
-    """Whether any of these ops, or of those in the functions they run (loop bodies), draws random numbers."""
+def _acts(kind: str) -> bool:
+    """Whether such an op does more than compute: assigns to a variable, prints, calls Python."""
+    definition = keras_private.op_definition(kind)
+    return definition is not None and definition.is_stateful and kind not in _HARMLESS
+
+
+# Stateful in TensorFlow's eyes: they read variables, or run functions, whose ops are looked at by themselves.
+_HARMLESS = {*keras_private.READS, "Placeholder", "While", "If", "Case", "PartitionedCall", "StatefulPartitionedCall",
+             "Assert", "CheckNumerics", "CheckNumericsV2", "EmptyTensorList"}  # fmt: skip
+
+
+def _kinds(ops: Sequence[Any]) -> set[str]:
+    """The types of these ops and of those in the functions they run (loop bodies)."""
     nodes = [op.node_def for op in ops]
-    if any("Random" in node.op for node in nodes):
-        return True
+    found = {node.op for node in nodes}
     unseen = _functions(nodes)
     if not unseen:
-        return False
+        return found
     library = {function.signature.name: function.node_def for function in ops[0].graph.as_graph_def().library.function}
     seen: set[str] = set()
     while unseen:
         name = unseen.pop()
         seen.add(name)
-        if any("Random" in node.op for node in library[name]):
-            return True
+        found |= {node.op for node in library[name]}
         unseen |= _functions(library[name]) - seen
-    return False
+    return found
 
 
 def _functions(nodes: Any) -> set[str]:
     """Names of the functions that these nodes run."""
     return {attribute.func.name for node in nodes for attribute in node.attr.values() if attribute.func.name}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow logs pages on what it can't vectorize. What comes of it is in `history.noise.how`."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def factors(call: Call, deltas: Sequence[Any], variables: Sequence[Any], batch: int | None) -> list[Factor]:
@@ -94,7 +121,8 @@ def factors(call: Call, deltas: Sequence[Any], variables: Sequence[Any], batch: 
 
     def make(k: int) -> tf.Tensor:
         if not computed:
-            computed.append(tf.vectorized_map(one_row, (rows, known)))
+            with _quiet():
+                computed.append(tf.vectorized_map(one_row, (rows, known)))
         return computed[0][k]
 
     return [Each(lambda k=k: make(k), 3 * size + 8 * activations) for k in range(len(variables))]  # type: ignore[misc]

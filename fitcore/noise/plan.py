@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class Weight:
 
 
 def plan(
-    watch: Watch, variables: Sequence[Any], estimator: str, loss_end: int, batch: int | None, otherwise: str
+    watch: Watch, variables: Sequence[Any], estimator: str, loss: tf.Tensor, batch: int | None, otherwise: str
 ) -> list[Weight]:
     """How each of `variables` is measured.
 
@@ -58,14 +59,26 @@ def plan(
       watch: the noted forward pass.
       variables: the trainable variables.
       estimator: as in `GradientNoise`.
-      loss_end: number of ops after the loss.
+      loss: what is differentiated. Uses that it doesn't depend on have no gradient: an assignment, say.
       batch: rows in the batch, if known while tracing.
       otherwise: how those are measured that can't be measured per example: SPLIT or REPLICAS.
     """
-    ops = watch.graph.get_operations()[:loss_end]
-    numbers = {id(op): i for i, op in enumerate(ops)}
+    ops, needed = watch.graph.get_operations(), _needed(loss)
+    numbers = {id(op): i for i, op in enumerate(ops) if id(op) in needed}
     sources: dict[tuple[int, bool], Source] = {}  # by call, and whether by rule
     return [_weight(watch, variable, estimator, numbers, batch, ops, sources, otherwise) for variable in variables]
+
+
+def _needed(loss: tf.Tensor) -> set[int]:
+    """Ids of the ops whose values the loss is computed from."""
+    found: set[int] = set()
+    unseen = [loss.op]
+    while unseen:
+        op = unseen.pop()
+        if id(op) not in found:
+            found.add(id(op))
+            unseen += [tensor.op for tensor in op.inputs]
+    return found
 
 
 def _weight(
@@ -83,15 +96,19 @@ def _weight(
         return Weight(variable, layer, (), otherwise)
     used = uses(watch, variable, numbers)
     if used.elsewhere:
-        return _split(variable, layer, estimator, otherwise, "used outside any layer's call")
+        return split_instead(variable, layer, estimator, otherwise, "used outside any layer's call")
     found: dict[int, Source] = {}
     for call in used.calls:
-        source = _by_rule(call, variable, batch, sources)
+        try:
+            source, reason = _by_rule(call, variable, batch, sources), ""
+        except Exception as error:  # whatever a rule makes of a layer that was set up in a way it doesn't know
+            source, reason = None, f"its rule ends in {in_words(error)}, "
         if source is None:
-            reason = fallback.why_not(call, batch, ops)
-            if reason is not None:
-                reason = f"no rule for this use in {type(call.layer).__name__}, and {reason}"
-                return _split(variable, layer, estimator, otherwise, reason)
+            why = fallback.why_not(call, batch, ops)
+            if why is not None:
+                reason = reason or f"no rule for this use in {type(call.layer).__name__}, "
+                reason = f"{reason}and {why}"
+                return split_instead(variable, layer, estimator, otherwise, reason)
             source = sources.setdefault((id(call), False), Source(call, None, tuple(fallback.taps(call))))
         found[id(source)] = source
     how = "; ".join(sorted({source.describe() for source in found.values()})) or "nothing depends on it"
@@ -114,13 +131,30 @@ def _by_rule(call: Call, variable: Any, batch: int | None, sources: dict[Any, So
     return None
 
 
-def _split(variable: Any, layer: str, estimator: str, otherwise: str, reason: str) -> Weight:
+def split_instead(variable: Any, layer: str, estimator: str, otherwise: str, reason: str) -> Weight:
+    """How a weight is measured that can't be measured per example.
+
+    Raises:
+      ValueError: the estimator must be that one.
+    """
     if estimator == "per_example":
         raise ValueError(
             f"`estimator='per_example'`: {path_of(variable)} can't be measured per example: {reason}. "
             f"Use estimator='auto' or '{otherwise}', or give its layer a rule (`fitcore.per_example`)."
         )
     return Weight(variable, layer, (), f"{otherwise}: {reason}")
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line, without what Keras and AutoGraph write around it."""
+    lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line] or [""]
+    told = lines[0]
+    if told.startswith("in user code"):
+        told = lines[-1]
+    elif told.startswith("Exception encountered when") and len(lines) > 1:
+        told = lines[1]
+    return told[:200] if told.startswith(type(error).__name__) else f"{type(error).__name__}: {told[:200]}"
 
 
 def path_of(variable: Any) -> str:

@@ -25,8 +25,8 @@ from fitcore.noise.examples import Examples
 from fitcore.noise.factors import sum_sq, wide
 from fitcore.noise.losses import penalty_of, regularizer, sums_rows
 from fitcore.noise.over_replicas import HEAD, Part
-from fitcore.noise.plan import REPLICAS, SPLIT, Weight, path_of, plan
-from fitcore.noise.split import Passes, curvature
+from fitcore.noise.plan import REPLICAS, SPLIT, Weight, in_words, path_of, plan, split_instead
+from fitcore.noise.split import LostError, Passes, curvature
 from fitcore.noise.statistics import deviations, groups
 from fitcore.noise.together import Pieces, in_order, moved, norms_sq, scalars
 from fitcore.noise.watch import Watch
@@ -106,13 +106,13 @@ class Probe:
         self._traced.watch = Watch(self.model)
         return self._traced.watch.forward()
 
-    def taps(self, x: Any, variables: Sequence[Any]) -> list[Any]:
+    def taps(self, x: Any, variables: Sequence[Any], loss: tf.Tensor) -> list[Any]:
         """Plan the measurement, once the loss has been computed; returns the tensors whose gradients it needs."""
         here = self._traced
         here.rows = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
         here.batch = here.rows.shape[0]
         otherwise = SPLIT if self.replicas == 1 else REPLICAS
-        here.weights = plan(here.watch, variables, self.config.estimator, here.watch.ops(), here.batch, otherwise)
+        here.weights = plan(here.watch, variables, self.config.estimator, loss, here.batch, otherwise)
         self.how = {path_of(w.variable): w.how for w in self.weights}
         return list({id(tap): tap for weight in self.weights for source in weight.sources for tap in source.taps}.values())
 
@@ -237,8 +237,11 @@ class Probe:
         means = {key: data[k] / tf.cast(factor, data[k].dtype) for key, k in exact.items()}
         here = self._traced
         examples = Examples(self.config, self.replicas, here.rows, here.batch, self.how)
-        by_rows, ghosts = examples.deviations([weights[k] for k in exact.values()], means, by_tap, squares)
+        by_rows, ghosts, failed = examples.deviations([weights[k] for k in exact.values()], means, by_tap, squares)
         sums: Pieces = [([exact[key] for key in keys], vector) for keys, vector in by_rows]
+        for key, reason in failed.items():
+            k = exact.pop(key)
+            weights[k] = self._instead(weights[k], reason)
         if self.config.evidence and exact:
             entries = [(squares[key], data[k], applied[k]) for key, k in exact.items() if key in squares]
             last = [criterion(entries, n)[None]]
@@ -252,20 +255,7 @@ class Probe:
                 between[k] = tf.math.divide_no_nan(sum_sq(mine - share * data[k]), share)
             sums += scalars(between)
         elif split:
-            measured = [weights[k].variable for k in split]
-            others = [w.variable for w in self.weights if regularizer(w.variable) is not None and w.sources]
-            with Passes(loss_of, batch, self.config.splits, measured, others) as passes:
-                found = [passes.gradients(j) for j in range(self.config.splits)]
-            if sums_rows(self.model):  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
-                found = [[self.config.splits * gradient for gradient in each] for each in found]
-            between = {}
-            for position, k in enumerate(split):
-                each = tf.stack([wide(one[position]) for one in found])
-                mean = tf.reduce_mean(each, axis=0)
-                penalty = penalty_of(weights[k].variable, float(self.config.splits) if sums_rows(self.model) else None)
-                between[k] = sum_sq(each - mean)
-                data[k] = mean if penalty is None else mean - penalty
-            sums += scalars(between)
+            sums += scalars(self._between(split, weights, data, batch, loss_of))
 
         self.entries = [Entry(w.layer, not w.sources, ghost=id(w.variable) in ghosts) for w in weights]
         columns = [sums, norms_sq(data)] + ([norms_sq(applied)] if self.regularized else [])
@@ -277,6 +267,48 @@ class Probe:
             contributions = np.array([not entry.split for entry in self.entries] + [False] * len(weights) * (len(columns) - 1))
             table = tf.where(contributions, table * part.factor, table)
         return tf.concat([head, table, *last], axis=0)
+
+    def _instead(self, weight: Weight, reason: str) -> Weight:
+        """How a weight is measured that can't be measured per example, as turned out while it was tried."""
+        otherwise = SPLIT if self.replicas == 1 else REPLICAS
+        found = split_instead(weight.variable, weight.layer, self.config.estimator, otherwise, reason)
+        self.how[path_of(weight.variable)] = found.how
+        return found
+
+    def _between(
+        self, split: Sequence[int], weights: Sequence[Weight], data: list[tf.Tensor], batch: Any, loss_of: Any
+    ) -> dict[int, tf.Tensor]:
+        """Sums over micro-batches of |G_j - mean|^2, of the weights at these places; their mean comes in the place of `data`.
+
+        NaN where the model can't be run on a part of a batch.
+        """
+        k, is_sum = self.config.splits, sums_rows(self.model)
+        others = [w.variable for w in self.weights if regularizer(w.variable) is not None and w.sources]
+        try:
+            with Passes(loss_of, batch, k, [weights[p].variable for p in split], others) as passes:
+                found = [passes.gradients(j) for j in range(k)]
+        except LostError:
+            raise
+        except Exception as error:
+            if self.config.estimator == SPLIT:
+                raise ValueError(
+                    f"`estimator='split'`: the model can't be run on a part of a batch alone: {in_words(error)}. "
+                    "Use estimator='auto', which splits batches only for weights that it can't measure otherwise."
+                ) from error
+            for p in split:
+                path = path_of(weights[p].variable)
+                self.how[path] = f"not measured ({weights[p].how}; and a part of a batch alone ends in {in_words(error)})"
+            return {p: tf.constant(np.nan, tf.float64) for p in split}
+        if is_sum:  # a micro-batch's loss is then a part of the batch's, not an estimate of all of it
+            found = [[k * gradient for gradient in each] for each in found]
+        between = {}
+        for position, p in enumerate(split):
+            each = tf.stack([wide(one[position]) for one in found])
+            mean = tf.reduce_mean(each, axis=0)
+            penalty = penalty_of(weights[p].variable, float(k) if is_sum else None)
+            between[p] = sum_sq(each - mean)
+            data[p] = tf.where(passes.enough, mean if penalty is None else mean - penalty, data[p])
+        return between
 
 
 def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:

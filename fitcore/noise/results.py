@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,11 +23,14 @@ class NoiseCurve:
 
     Attributes:
       trace: tr(Sigma)^, the variance of one example's gradient summed over its entries: unbiased, of this step alone.
-      grad_norm_sq: |G|^2^, the squared norm of the true gradient: unbiased, of this step alone, often negative.
+      grad_norm_sq: |G|^2^, the squared norm of the true gradient: unbiased, of this step alone, often negative. The true
+        gradient is that of all examples there could be, for weights that knew none of them; see `data_grad_norm_sq`.
       weights: what the step counts in averages: units - 1.
       batch_grad_norm_sq: |G_B|^2, of the batch's own gradient.
       applied_grad_norm_sq: the same with the regularization in it, if there is any.
       lost_digits: decimal digits lost in `trace` to cancellation, 0 where none is; float32 has seven.
+      decay, confidence: as in `GradientNoise`.
+      population: N, rows in the training data; infinite if unknown.
     """
 
     trace: Array
@@ -37,15 +41,23 @@ class NoiseCurve:
     lost_digits: Array
     decay: float
     confidence: float
+    population: float
+
+    @property
+    def data_grad_norm_sq(self) -> Array:
+        """|G_N|^2^, the squared norm of the gradient of the training data's mean loss, which is what training brings to zero:
+        unbiased for batches drawn without replacement. It is `grad_norm_sq` + `trace`/N (`fitcore.noise.statistics`), and
+        `grad_norm_sq` itself where N isn't known: NumPy arrays and tensors have N rows, other sources don't say."""
+        return self.grad_norm_sq + self.trace / self.population
 
     @cached_property
     def ratio(self) -> statistics.Ratio:
-        """Running averages of trace and |G|^2, their ratio B_simple and its interval, at each step."""
-        return statistics.running_ratio(self.trace, self.grad_norm_sq, self.weights, self.decay, self.confidence)
+        """Running averages of trace and `data_grad_norm_sq`, their ratio B_simple and its interval, at each step."""
+        return statistics.running_ratio(self.trace, self.data_grad_norm_sq, self.weights, self.decay, self.confidence)
 
     @property
     def scale(self) -> Array:
-        """B_simple = tr(Sigma)/|G|^2, in examples: ratio of the running averages; NaN where it is undetermined."""
+        """B_simple = tr(Sigma)/|G_N|^2, in examples: ratio of the running averages; NaN where it is undetermined."""
         return self.ratio.value
 
     @property
@@ -55,13 +67,13 @@ class NoiseCurve:
 
     @property
     def undetermined(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Where |G|^2 can't be told from zero, so that there is no noise scale to state."""
+        """Where |G_N|^2 can't be told from zero, so that there is no noise scale to state."""
         return self.ratio.undetermined
 
     def over(self, steps: slice = slice(None)) -> statistics.Ratio:
         """Plain averages over some of the measured steps, their ratio and interval: scalars in arrays of shape []."""
         ratio = statistics.running_ratio(
-            self.trace[steps], self.grad_norm_sq[steps], self.weights[steps], decay=1.0, confidence=self.confidence
+            self.trace[steps], self.data_grad_norm_sq[steps], self.weights[steps], decay=1.0, confidence=self.confidence
         )
         return statistics.Ratio(ratio.numerator[-1], ratio.denominator[-1], ratio.value[-1], ratio.low[-1], ratio.high[-1])
 
@@ -127,8 +139,9 @@ class NoiseCurves(NoiseCurve):
         return found
 
 
-def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) -> NoiseCurves:
-    """What `rows`, recorded by `probe` from step `first_step` on, say; `config` says how to average.
+def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise, population: float = math.inf) -> NoiseCurves:
+    """What `rows`, recorded by `probe` from step `first_step` on, say; `config` says how to average, `population` how many
+    rows the batches were drawn from.
 
     Steps that were not measured are left out.
     """
@@ -147,7 +160,7 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
     evidence = None
     if config.evidence:
         rows, evidence = rows[:, :-1], rows[:, -1]
-    columns = _Columns(rows, probe, config)
+    columns = _Columns(rows, probe, config, population)
     return NoiseCurves(
         **vars(columns.summed(slice(None))),
         hessian=hessian,
@@ -163,8 +176,9 @@ def curves(rows: Array, first_step: int, probe: Probe, config: GradientNoise) ->
 class _Columns:
     """What was recorded of each weight, [steps, weights] each."""
 
-    def __init__(self, rows: Array, probe: Probe, config: GradientNoise) -> None:
-        self._config, self._entries, self._n = config, probe.entries, rows[:, 0]
+    def __init__(self, rows: Array, probe: Probe, config: GradientNoise, population: float) -> None:
+        self._config, self._population = config, population
+        self._entries, self._n = probe.entries, rows[:, 0]
         table = rows[:, probe.head :].reshape(len(rows), 3 if probe.regularized else 2, len(probe.entries))
         split, ghost = probe.kinds
         examples = self._n[:, None]
@@ -187,7 +201,8 @@ class _Columns:
         lost = np.fmax(statistics.lost_digits(exact, cancelled, self._n), 0.0)
         weights = np.min(self._units[:, which] - 1.0, axis=1, initial=np.inf)
         weights = np.where(np.isfinite(weights), np.maximum(weights, 0.0), 0.0)
-        return NoiseCurve(trace, grad, weights, big, applied, lost, self._config.decay, self._config.confidence)
+        about = self._config.decay, self._config.confidence, self._population
+        return NoiseCurve(trace, grad, weights, big, applied, lost, *about)
 
     def by_layer(self) -> dict[str, NoiseCurve]:
         places: dict[str, list[int]] = {}

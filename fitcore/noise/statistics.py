@@ -11,6 +11,18 @@ Then, without bias (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1, with
     tr(Sigma)^ = size * D / (units - 1)
     |G|^2^     = N - D / (units * (units - 1))
 
+Of batches drawn from N rows without replacement, as an epoch draws them, |G_B|^2 is on average
+
+    |G_N|^2 + tr(Sigma) (1/n - 1/N)
+
+with G_N the gradient of the mean loss of all N rows, and tr(Sigma) the variance among them (divisor N - 1), for which
+tr(Sigma)^ has no bias. |G|^2^ is then too low for |G_N|^2 by tr(Sigma)/N, and
+
+    |G_N|^2^   = |G|^2^ + tr(Sigma)^/N
+
+is not. If the weights knew nothing of the rows, |G|^2^ would be without bias for the gradient of all rows there could be,
+whose square is lower by as much. Trained weights do: where G_N is nearly zero, |G|^2^ is on average -tr(Sigma)/N.
+
 Their ratio, the noise scale B_simple = tr(Sigma)/|G|^2, is biased and heavy-tailed step by step, and |G|^2^ is often
 negative. So numerator and denominator are averaged over steps, each by itself, and only then divided.
 """
@@ -76,7 +88,8 @@ class Ratio:
       numerator, denominator: the averages.
       value: their ratio; NaN where it is undetermined.
       low, high: the confidence interval. An infinite bound: the denominator can't be told from zero, the ratio is
-        *undetermined*, and only the finite bound, if there is one, is known.
+        *undetermined*, and only the finite bound, if there is one, is known. Both are infinite where the denominator's interval
+        lies wholly below zero: no square does, so that what was averaged is no estimate of one, and says nothing of the ratio.
     """
 
     numerator: Array
@@ -87,7 +100,7 @@ class Ratio:
 
     @property
     def undetermined(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Where the denominator's interval contains zero."""
+        """Where the denominator's interval contains zero or what is below."""
         return ~(np.isfinite(self.low) & np.isfinite(self.high))
 
 
@@ -124,7 +137,9 @@ def running_ratio(numerator: Any, denominator: Any, weights: Any, decay: float =
         few = ~(share < 0.5 + 1e-9)  # fewer than two steps: no variance to go by
         t = student_t(0.5 + confidence / 2, np.maximum(1.0 / share - 1.0, 1.0))
         low, high = fieller(mean_a + a0, mean_b + b0, vaa, vbb, vab, t)
-        low, high = np.where(few, -np.inf, low), np.where(few, np.inf, high)
+        # Ratios that all fit are negative where the denominator's whole interval is: it isn't what it is taken for. See Ratio.
+        unknown = few | ((mean_b + b0 <= 0) & np.isfinite(low) & np.isfinite(high))
+        low, high = np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
         value = np.where(np.isfinite(low) & np.isfinite(high), (mean_a + a0) / (mean_b + b0), np.nan)
     return Ratio(mean_a + a0, mean_b + b0, value, low, high)
 

@@ -46,7 +46,7 @@ class Watch:
             for layer in keras_private.all_layers(self._model):
                 rule = rule_of(layer)
                 for name in ("call", *(rule.watch if rule is not None else ())):
-                    if getattr(layer, name) is not None:
+                    if getattr(layer, name, None) is not None:
                         undo.enter_context(noted(layer, name))
             yield
         self.forward_end = self.ops()
