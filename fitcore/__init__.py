@@ -21,6 +21,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from fitcore import schedules
+from fitcore.checking import CheckResult, check
 from fitcore.checkpoint import Checkpoint, CheckpointError, Preempted
 from fitcore.command_line import registered  # noqa: F401 (gives names)
 from fitcore.command_line.registry import make, register
@@ -83,6 +84,7 @@ __all__ = [
     "NEVER",
     "RECORDERS",
     "RETURNS",
+    "CheckResult",
     "Checkpoint",
     "CheckpointError",
     "Divergence",
@@ -123,6 +125,7 @@ __all__ = [
     "TensorBoard",
     "View",
     "When",
+    "check",
     "evaluate",
     "every",
     "explain",

@@ -1,11 +1,14 @@
 """Run an unmodified script with Keras's methods routed through fitcore.
 
-    python -m fitcore [--logdir DIR [--noise[=SPEC]]] [--checkpoint_dir DIR] script.py [args of the script]
+    python -m fitcore [--logdir DIR [--noise[=SPEC]]] [--checkpoint_dir DIR] [--check] script.py [args of the script]
 
 As `python -m cProfile` does, it runs the script as `__main__` with its own `sys.argv`. At the end, however the script ended, a
 short account goes to stderr: fits, steps and seconds, and what Keras had to run itself and why. TensorFlow and Keras are there
 before the script begins: environment variables that it sets for them come too late. TensorFlow's chatter is left out of stderr;
 fitcore_terminal.py says which lines, and how to see them.
+
+With --check each fit is first checked (`fitcore.check`: some steps by Keras and by fitcore, everything put back), then trained
+as ever. If one differed, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import itertools
 import os
 import runpy
@@ -20,10 +24,12 @@ import sys
 import warnings
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from fitcore import keras_private
+from fitcore.checking import check
 from fitcore.checkpoint import Calls, CheckpointError, Folders, leaving_when_preempted
 from fitcore.checkpoint.config import RESUME
 from fitcore.command_line.registry import make
@@ -49,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "whether to go on from what is there (auto), must or never, or all the same where versions or arguments differ"
     )
     parser.add_argument("--resume", choices=RESUME, default="auto", help=f"{help_resume} (force)")
+    help_check = "before each fit compare a few dozen steps of it with Keras's, bit by bit; exit status 1 if one differs"
+    parser.add_argument("--check", action="store_true", help=help_check)
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args(_with_values(sys.argv[1:] if arguments is None else arguments))
@@ -65,13 +73,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.argv = [options.script, *options.args]
     sys.path[0] = os.path.dirname(os.path.abspath(options.script))
     hooks, noise = observers_in(options.logdir, options.noise) if options.logdir else (None, None)
-    patch = patch_keras(hooks, noise, None if calls is None else calls.call)
+    checks = Checks() if options.check else None
+    patch = patch_keras(hooks, noise, None if calls is None else calls.call, checks)
     try:
         with contextlib.nullcontext() if calls is None else leaving_when_preempted():
             runpy.run_path(options.script, run_name="__main__")
     finally:
         sys.stdout.flush()
         print(account(patch, calls), file=sys.stderr)
+    if checks is not None and checks.differed:
+        sys.exit(f"{checks.differed} of {checks.fits} fits differ from Keras's: see the lines that begin with check:")
+
+
+class Checks:
+    """Checks each fit before it is made, and says what it found, a line each.
+
+    Attributes:
+      fits: how many fits there were.
+      differed: how many of them differ from Keras's.
+    """
+
+    def __init__(self) -> None:
+        self.fits = self.differed = 0
+
+    def __call__(self, model: Any, arguments: dict[str, Any], hooks: Sequence[Hook], noise: GradientNoise | None) -> None:
+        self.fits += 1
+        taken: list[Any] = []
+        given, x = dict(arguments), arguments.get("x")
+        if inspect.isgenerator(x):  # what is taken out of it is put before the rest
+            given["x"] = (taken.append(batch) or batch for batch in x)  # type: ignore[func-returns-value]
+            arguments["x"] = (batch for batch in itertools.chain(taken, x))
+        try:
+            result: Any = check(model, **given, hooks=hooks, noise=noise or False)
+            self.differed += not result.identical and result.keras_repeats
+        except Exception as error:  # the fit itself will say the same, or it is the check's own
+            result = f"could not be made: {type(error).__name__}: {error}"
+        print(f"check: fit {self.fits}, {model.name}: {result}", file=sys.stderr)
 
 
 def _noise(spec: str) -> GradientNoise:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from fitcore import keras_private
 from fitcore.arguments import changes_batch_size, with_brought
 from fitcore.call_limits import SECONDS_PER_CALL, batch_callbacks, call_limits, overriding
-from fitcore.data import Reshuffle, Stream
+from fitcore.checking.results import found, key_of
+from fitcore.data import Reshuffle, Source, Stream
 from fitcore.engine import Engine
 from fitcore.hooks import Rules, name_of
 from fitcore.noise import GradientNoise
@@ -47,7 +48,7 @@ def describe(engine: Engine, given: Mapping[str, Any], data: str, stream: Stream
         where = given["checkpoint"]
         lines["checkpoint"] = f"every {where.every.strip()}, in {where.directory}; resume={where.resume}"
     lines["traces"] = _traces(engine, given, stream)
-    lines["exact"] = _exactness(engine, given)
+    lines["exact"] = _exactness(engine, given, None if stream is None else stream.source)
     head = f"fitcore.fit of {getattr(engine.model, 'name', type(engine.model).__name__)!r}: {_length(given, stream)}"
     return "\n".join([head, *(f"  {name:<12}{line}" for name, line in lines.items())])
 
@@ -164,7 +165,7 @@ def _traces(engine: Engine, given: Mapping[str, Any], stream: Stream | None) -> 
     return f"{engine.traces} so far; this fit " + ("has its program ready" if ready else "traces one more at its first step")
 
 
-def _exactness(engine: Engine, given: Mapping[str, Any]) -> str:
+def _exactness(engine: Engine, given: Mapping[str, Any], source: Source | None) -> str:
     """Whether and why not, from what can be known before training."""
     against = f"model.fit of Keras {keras.__version__} on TensorFlow {tf.__version__}"
     if not engine.is_compiled:
@@ -177,9 +178,13 @@ def _exactness(engine: Engine, given: Mapping[str, Any]) -> str:
         return f'no: numerics="fast" rounds otherwise than {against}'
     if given["schedule"]:
         return f"not defined: {against} has no `schedule` to compare with"
+    checked = found(key_of(engine, source, given))
+    if checked is not None and not checked.identical and checked.keras_repeats:
+        return f"no: {checked.in_short()}; {against}"
     verdict = f"yes: bit-identical to {against}"
     if keras_private.global_seed() is None:
         verdict += ", from the same random state (no global seed is set: neither repeats itself)"
     if tf.config.get_visible_devices("GPU") and not keras_private.op_determinism():
         verdict += ", as far as that repeats itself on a GPU (op determinism is off)"
-    return verdict
+    tried = "not checked on this machine: fitcore.check does" if checked is None else checked.in_short()
+    return f"{verdict}; {tried}"

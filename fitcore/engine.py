@@ -235,6 +235,10 @@ class Engine:
         """The whole program that `train` with these arguments runs; None if it isn't traced."""
         return self.train_program(record, rules).graph(stream.source)
 
+    def training_step(self, record: Any) -> StepFunction:
+        """The step function of the program that records this, not traced."""
+        return self._training_step(self.recorders(record), None)
+
     def graphs(self) -> list[tf.Graph]:
         """The programs traced so far for training, whole."""
         return [graph for key, program in self._programs.items() if key != "test" for graph in program.graphs()]

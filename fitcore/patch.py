@@ -32,6 +32,7 @@ from fitcore.supported import why_not
 
 Hooks = Callable[[keras.Model], Sequence[Hook]]
 Noise = Callable[[Any], GradientNoise | None]
+Check = Callable[[Any, dict[str, Any], Sequence[Hook], GradientNoise | None], None]
 Checkpoints = Callable[[Any, str | None], contextlib.AbstractContextManager[Checkpoint | None]]
 
 _ROUTES: dict[str, Callable[..., Any]] = {
@@ -52,13 +53,20 @@ class Patch:
       seconds: the time they took.
     """
 
-    def __init__(self, hooks: Hooks | None, noise: Noise | None = None, checkpoint: Checkpoints | None = None) -> None:
+    def __init__(
+        self,
+        hooks: Hooks | None,
+        noise: Noise | None = None,
+        checkpoint: Checkpoints | None = None,
+        check: Check | None = None,
+    ) -> None:
         self.calls: Counter[str] = Counter()
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self.steps = 0
         self.seconds = 0.0
         self._hooks = hooks
         self._noise = noise
+        self._check = check
         self._checkpoint: Checkpoints = checkpoint or (lambda model, why_not: contextlib.nullcontext())
         self.holders = 0  # calls of `patch_keras` that no leaving of a `with` has undone
         self.originals = {method: vars(keras_private.trainer_class)[method] for method in _ROUTES}
@@ -93,6 +101,8 @@ class Patch:
             return _ROUTES[method](model, **arguments)
         noise = self._noise(model) if self._noise else None
         hooks = self._hooks(model) if self._hooks else ()
+        if self._check is not None:
+            self._check(model, arguments, hooks, noise)
         unsaved = why_not_saved(model, arguments.get("x"), arguments.get("validation_data"))
         with self._checkpoint(model, unsaved) as checkpoint:
             history = fit(model, **arguments, hooks=hooks, noise=noise or False, checkpoint=checkpoint)
@@ -109,7 +119,12 @@ class Patch:
 _active: Patch | None = None
 
 
-def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None, checkpoint: Checkpoints | None = None) -> Patch:
+def patch_keras(
+    hooks: Hooks | None = None,
+    noise: Noise | None = None,
+    checkpoint: Checkpoints | None = None,
+    check: Check | None = None,
+) -> Patch:
     """Route `fit`, `evaluate`, `train_on_batch` and `test_on_batch` of every Keras model through fitcore.
 
     A class that overrides one of them is reached where it calls `super()`. Patching again changes nothing and returns the
@@ -120,19 +135,21 @@ def patch_keras(hooks: Hooks | None = None, noise: Noise | None = None, checkpoi
       noise: called with the model before each fit; returns how to measure its gradient noise, or None.
       checkpoint: called with the model, and why it can't be saved or None, before each fit; returns a context manager for
         the fit, which gives its checkpoint or None. `fitcore.checkpoint.Calls` has one.
+      check: called with the model, fit's arguments by name (which it may replace), the hooks and the noise before each fit.
 
     Raises:
-      ValueError: if the patch is on already and `hooks`, `noise` or `checkpoint` are given.
+      ValueError: if the patch is on already and `hooks`, `noise`, `checkpoint` or `check` are given.
     """
     global _active
     if _active is None:
-        patch = Patch(hooks, noise, checkpoint)
+        patch = Patch(hooks, noise, checkpoint, check)
         for method, original in patch.originals.items():
             setattr(keras_private.trainer_class, method, _routed(patch, method, original))
         _active = patch
-    elif any(given is not None for given in (hooks, noise, checkpoint)):
+    elif any(given is not None for given in (hooks, noise, checkpoint, check)):
         raise ValueError(
-            "`hooks`, `noise` and `checkpoint` come too late: Keras is patched already. Call `fitcore.unpatch_keras()` first."
+            "`hooks`, `noise`, `checkpoint` and `check` come too late: Keras is patched already. "
+            "Call `fitcore.unpatch_keras()` first."
         )
     _active.holders += 1
     return _active

@@ -7,27 +7,24 @@
 XLA makes one loop of what are hundreds of ops for TensorFlow, which is most of the time of a small model's step; but what
 convolutions.py leaves to it of convolutions on a CPU is ten times slower. For a model between the two nobody can tell
 beforehand, so both train for a few dozen steps; then every variable and random generator is put back as it was. What was
-found is kept in `cache_file()`.
+found is kept on disk: see `remembered.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from fitcore import keras_private
+from fitcore import remembered as on_disk
 from fitcore.blocks import NotByXlaError, why_not
 from fitcore.checkpoint import randomness
-from fitcore.checkpoint.fingerprint import machine, of_model, of_optimizer, versions, words
+from fitcore.checkpoint.fingerprint import words
 from fitcore.data import ArraySource, Source, Stream
 from fitcore.data.order import KerasOrder
 from fitcore.engine import Engine
@@ -132,20 +129,13 @@ def expected(engine: Engine, source: Source | None, record: Any, rules: Any, pla
 def key_of(engine: Engine, source: Source, record: Any, rules: Any) -> str:
     """What the speed of a step depends on, as one word that is the same in another process."""
     what = {
+        **on_disk.about(engine, source),
         "programs": PROGRAMS,
-        "model": of_model(engine.model),
-        "optimizer": of_optimizer(engine.parts.optimizer),
-        "weights": [list(variable.shape) for variable in engine.parts.trainable()],
-        "metrics": [type(metric).__name__ for metric in engine.parts.metrics()],
-        "batch": [repr(source.specs()[1]), getattr(source, "sizes", None)],
         "record": words(dict(record)),
         "rules": words(getattr(rules, "rules", None)),
         "schedules": sorted(engine.schedules),
-        "jit_compile": engine.jit_compile,
-        "machine": machine(),
-        "versions": versions(),
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+    return on_disk.key_of(what)
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------
@@ -226,12 +216,6 @@ def _put_back(run: Run) -> Iterator[None]:
 # --- remembering ----------------------------------------------------------------------------------------------------------
 
 
-def cache_file() -> Path:
-    """Where it is kept: FITCORE_CACHE, or fitcore/plans.json in the user's cache folder."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FITCORE_CACHE") or Path(folder, "fitcore", "plans.json"))
-
-
 def remembered(key: str) -> Measured | None:
     """What was measured for this key; None if nothing was, or it can't be read."""
     found = _all().get(key)
@@ -239,17 +223,8 @@ def remembered(key: str) -> Measured | None:
 
 
 def _all() -> dict[str, Any]:
-    try:
-        found = json.loads(cache_file().read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    return on_disk.load(on_disk.cache_file())
 
 
 def _remember(key: str, measured: Measured) -> None:
-    path = cache_file()
-    written = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # measured again next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(_all() | {key: asdict(measured)}, indent=1))
-        written.replace(path)
+    on_disk.keep(on_disk.cache_file(), key, asdict(measured))

@@ -24,12 +24,13 @@ FLOORS = [
     ["engine"],
     ["call_limits", "recording", "run", "supported", "signal_to_noise"],
     ["checkpoint", "on_batch"],
-    ["plans", "loop"],
+    ["remembered"],
+    ["plans", "loop", "checking.results"],
     ["arguments"],
     ["description", "distributed_fit", "evaluation"],
     ["validation"],
     ["fitting"],
-    ["explain", "patch"],
+    ["explain", "patch", "checking"],
     ["command_line"],
     ["__init__"],
     ["__main__", "plot", "runs", "verify"],
@@ -124,16 +125,16 @@ def test_no_import_points_up(house: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "says"),
     [
-        ("engine", "from fitcore.fitting import fit", "engine (floor 8) imports fitting (floor 15)"),
+        ("engine", "from fitcore.fitting import fit", "engine (floor 8) imports fitting (floor 16)"),
         ("engine", "def f():\n    from fitcore.step import Parts", "engine imports step inside a function"),
-        ("run", "import fitcore", "run (floor 9) imports __init__ (floor 18)"),
+        ("run", "import fitcore", "run (floor 9) imports __init__ (floor 19)"),
         ("recording", "from fitcore.run import Run", "recording (floor 9) imports run (floor 9)"),
         (
             "data.order",
             "from fitcore.data.stream import Stream",
             "a circle: data.sources -> data.order -> data.stream -> data.sources",
         ),
-        ("data.order", "from fitcore import loop", "data.order (floor 2) imports loop (floor 11)"),
+        ("data.order", "from fitcore import loop", "data.order (floor 2) imports loop (floor 12)"),
     ],
 )
 def test_it_would_be_noticed(house: dict[str, str], module: str, line: str, says: str) -> None:

@@ -16,6 +16,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter, init_pool_generator
 from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchDataLoaderAdapter
+from tensorflow.python.data.ops import dataset_ops, options
 
 
 def get_data_adapter(**arguments: Any) -> Any:
@@ -215,3 +216,40 @@ def train_validation_split(arrays: Any, validation_split: float) -> tuple[Any, A
     """
     train, validation = array_slicing.train_validation_split(arrays, validation_split=validation_split)
     return train, validation
+
+
+# Kinds of datasets whose last input is what they keep, and what stands there for "begin one of your own".
+_KEEPING = {
+    "ShuffleDatasetV3": "DummySeedGenerator",
+    "ShuffleAndRepeatDatasetV2": "DummySeedGenerator",
+    "RandomDatasetV2": "DummySeedGenerator",
+    "CacheDatasetV2": "DummyMemoryCache",
+}
+
+
+def copied_dataset(dataset: tf.data.Dataset) -> tf.data.Dataset | None:
+    """The same dataset as it was when it was made, with seeds and counters of its own; None if it can't be copied.
+
+    Why: each pass over a shuffled dataset changes the order of those after it, and nothing puts that back. A dataset's own way
+    into a graph, and back, is not public (TensorFlow >= 2.3).
+    """
+    try:
+        serialized = dataset._as_serialized_graph(external_state_policy=options.ExternalStatePolicy.FAIL)
+        graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+        (result,) = (node.input[0] for node in graph.node if node.op == "_Retval")
+        constants = [node for node in graph.node if node.op == "Const"]
+        shared = {node.name for node in constants if node.attr["dtype"].type == tf.resource.as_datatype_enum}
+        definition = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
+        definition.node.extend(node for node in graph.node if node.op != "_Retval" and node.name not in shared)
+        for kind in sorted(set(_KEEPING.values())):
+            definition.node.add(op=kind, name=f"fitcore_{kind}")
+        for node in definition.node:
+            if node.op in _KEEPING and node.input[-1].split(":")[0] in shared:
+                node.input[-1] = f"fitcore_{_KEEPING[node.op]}"
+        if any(name.split(":")[0] in shared for node in definition.node for name in node.input):
+            return None  # tables and the like
+        name = result if ":" in result else f"{result}:0"
+        made = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, return_elements=[name], name=""), [])
+        return dataset_ops.from_variant(made()[0], dataset.element_spec)
+    except (tf.errors.OpError, ValueError, NotImplementedError):
+        return None

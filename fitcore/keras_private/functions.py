@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +57,34 @@ def captured_handles(function: Any) -> list[Captured]:
         if handle.dtype == tf.resource and data is not None and data.is_set and len(data.shape_and_type) == 1:
             found[id(handle)] = Captured(handle, tf.as_dtype(data.shape_and_type[0].dtype))
     return list(found.values())
+
+
+def captured_by(graph: tf.Graph) -> list[Captured]:
+    """The same for a function's graph. Why: `external_captures` is public in name, its class is not (TensorFlow >= 2.0)."""
+    return captured_handles(types.SimpleNamespace(captured_inputs=graph.external_captures))
+
+
+def untraced(function: Any) -> Callable[[], None]:
+    """Makes a `tf.function` that has not been called yet, for an object that it is a method of or at all, such a one again.
+
+    Why: its first call decides which variables are its own, and that is kept in private attributes; for each object whose
+    method it is there is a function of its own (TensorFlow >= 2.14).
+    """
+    before = dict(vars(function))
+    of_objects = {id(bound): untraced(bound) for bound in function._descriptor_cache.values()}
+
+    def forget() -> None:
+        for owner, bound in list(function._descriptor_cache.items()):
+            if id(bound) in of_objects:
+                of_objects[id(bound)]()
+            else:
+                del function._descriptor_cache[owner]
+        if before["_variable_creation_config"] is None:
+            vars(function).clear()
+            vars(function).update(before)
+            function._function_cache.clear()
+
+    return forget
 
 
 def ops_are_watched() -> bool:

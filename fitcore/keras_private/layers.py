@@ -83,3 +83,24 @@ def called_as(method: Callable[..., Any], own: Callable[..., Any], *args: Any, *
         return own(*args, **kwargs)
     with replaced(method, "method", own):
         return method(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def calls_noted(note: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Within it `note(layer, output)` is told what each call of a layer gave, those within a layer's call first.
+
+    Why: all layers are called through this one method; what a layer's `call` gives may have been replaced (Keras >= 3.0).
+    """
+    called = keras.layers.Layer.__call__
+
+    @functools.wraps(called)
+    def noted(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        output = called(layer, *args, **kwargs)
+        note(layer, output)
+        return output
+
+    keras.layers.Layer.__call__ = noted
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = called

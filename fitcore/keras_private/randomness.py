@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,3 +73,40 @@ def global_seed_generator_state() -> np.ndarray | None:
 def set_global_seed_generator_state(state: np.ndarray) -> None:
     """Put such a state back. Why: as above (Keras >= 3.0)."""
     global_seed_generator().state.assign(state)
+
+
+def keras_globals() -> Callable[[], None]:
+    """What Keras keeps for the whole thread, such as how often a layer's name was given; the call returned puts it back.
+
+    Why: it is in no object that a model leads to, and the next layer's name depends on it (Keras >= 3.0).
+    """
+    kept = vars(global_state.GLOBAL_STATE_TRACKER)
+    before, names = dict(kept), dict(kept.get("object_name_uids", {}))
+
+    def put_back() -> None:
+        kept.clear()
+        kept.update(before)
+        if "object_name_uids" in kept:
+            kept["object_name_uids"].clear()
+            kept["object_name_uids"].update(names)
+
+    return put_back
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Within it there is a global seed of TensorFlow's: its own, or any if there is none.
+
+    Without one, ops that draw begin anywhere, and nothing that draws repeats itself. Why: a seed can be set by a public call,
+    but not taken away again (TensorFlow >= 2.0).
+    """
+    if global_seed() is not None:
+        yield
+        return
+    context = tf_context.context()
+    context._seed, context._rng = 1, random.Random(1)
+    try:
+        yield
+    finally:
+        context._seed = None
+        del context._rng  # nobody asks for it without a seed

@@ -19,6 +19,7 @@ from fitcore.keras_private.layers import all_layers
 trainer_class: Any = TensorFlowTrainer
 
 # Keras's own methods, also while they are patched. Why: what a batch's values are in the logs changed with versions.
+fit = TensorFlowTrainer.fit
 train_on_batch = TensorFlowTrainer.train_on_batch
 test_on_batch = TensorFlowTrainer.test_on_batch
 
