@@ -3,15 +3,14 @@
 So whoever catches what Keras raises catches these. Where Keras says itself what is wrong, its class is raised and nothing here.
 """
 
+# The model's loss needs targets, and the data hold none. Keras's own words would be "None values not supported.".
+NO_TARGETS = "`y` is needed by the model's loss. Received: no targets, y=None"
+
 
 class NoDataError(ValueError, KeyError):
     """No data were given. Keras looks for their number of rows in an empty set."""
 
     __str__ = Exception.__str__  # a KeyError would show the message's repr
-
-
-class NoTargetsError(ValueError):
-    """The model's loss needs targets, and the data hold none. Keras's ValueError says that None is no tensor."""
 
 
 class ModelError(ValueError, AttributeError):

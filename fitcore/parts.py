@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from fitcore import keras_private
 from fitcore.convolutions import by_products
-from fitcore.errors import NoTargetsError
+from fitcore.errors import NO_TARGETS
 from fitcore.normalization import summed_by_products
 from fitcore.onednn import by_onednn
 from fitcore.step import Optimizer, Parts, check_logs
@@ -60,9 +60,9 @@ def compiled_parts(model: keras.Model, jit_compile: bool) -> Parts:
         try:
             return keras_private.compute_loss(model, x, y, y_pred, sample_weight, training)
         except ValueError as error:
-            # Keras's own words would be "None values not supported."; a class of the user's own stays what it is.
+            # A class of the user's own stays what it is.
             if type(error) is ValueError and y is None and keras_private.has_loss(model):
-                raise NoTargetsError("`y` is needed by the model's loss. Received: no targets, y=None") from error
+                raise ValueError(NO_TARGETS) from error
             raise
 
     def update_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from fitcore.arguments import capped
 from fitcore.data import Stream, make_source
 from fitcore.data.sources import GENERATOR_NOT_EXACT, py_dataset_not_exact
 from fitcore.engine import Engine
-from fitcore.errors import NoDataError, NoTargetsError
+from fitcore.errors import NO_TARGETS, NoDataError
 from fitcore.evaluation import evaluate_pass
 
 
@@ -46,8 +46,10 @@ class Validation:
         self._stream = self._stream or self._read()
         try:
             return evaluate_pass(self._engine, self._stream, callbacks, self._target)
-        except NoTargetsError as error:
-            raise NoTargetsError(
+        except ValueError as error:
+            if str(error) != NO_TARGETS:
+                raise
+            raise ValueError(
                 "`validation_data` must hold targets, as in (x, y): the model's loss needs them. Received: no targets"
             ) from error
 

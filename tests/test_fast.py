@@ -262,7 +262,7 @@ class Calling(layers.Layer):
     [
         (Shuffling, "what keras.random.shuffle draws depends on what the step computes"),
         (Drawing, "XLA does RandomUniform otherwise than TensorFlow"),
-        (Calling, "PyFunc"),
+        (Calling, "what Python functions keep"),
     ],
 )
 def test_what_xla_would_do_otherwise_is_left_to_the_graph(layer: type, why: str) -> None:

@@ -77,6 +77,16 @@ def test_branches_and_loops_in_a_step() -> None:
     assert state.numpy() == 12  # sums 0, 4, 8
 
 
+def test_functions_that_are_called_stay_functions() -> None:
+    """TensorFlow makes another function of one that is called with a constant, and doesn't hand that over."""
+
+    @tf.function(experimental_attributes={"_noinline": True})
+    def called(value: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(value * by)
+
+    assert in_a_loop(tf.function(lambda value: called(value, tf.constant(2.0))), tf.ones([2])).numpy().tolist() == [8, 8]
+
+
 def test_arguments_of_all_kinds() -> None:
     spec = {"words": tf.TensorSpec([None], tf.string), "rows": tf.RaggedTensorSpec([None, None], tf.int64), "none": None}
     function = tf.function(lambda a: (tf.strings.length(a["words"]), a["rows"] * 2, a["words"]), autograph=False)

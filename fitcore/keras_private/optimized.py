@@ -56,8 +56,8 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
       specs: of its arguments: nests of `tf.TensorSpec` and the like.
 
     Returns:
-      A function of the same arguments and results, for calls while a graph is built. None if some op of its graph may be
-      skipped while others wait for it, which can't be said of a whole function (a side effect in an untaken branch).
+      A function of the same arguments and results, for calls while a graph is built. None if there can be none: some op of its
+      graph may be skipped while others wait for it (a side effect in an untaken branch), or calls what can't be had.
 
     Why: TensorFlow has no public way to ask for the optimized graph or to make a function of it (TensorFlow >= 2.14: names of
     `atomic_function`).
@@ -65,7 +65,11 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     mark = f"fitcore_{next(_numbers)}"
     marked = tf.TensorSpec([], tf.bool, name=mark)  # nobody reads it: its name tells this graph from others
     outer = tf.function(lambda _, *arguments: function(*arguments), autograph=False).get_concrete_function(marked, *specs)
-    graph = _imported(_optimized_graph(outer, mark), outer)
+    definition = _optimized_graph(outer, mark)
+    if _unknown(definition):  # functions made for one call of another: they can't be had, but needn't be made
+        with _rewrites_off("function_optimization"):
+            definition = _optimized_graph(outer, mark)
+    graph = None if _unknown(definition) else _imported(definition, outer)
     if graph is None:
         return None
     inner = atomic_function.from_func_graph(f"__inference_optimized_{mark}", graph, {})
@@ -81,9 +85,14 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     return call
 
 
+def not_optimized_again() -> contextlib.AbstractContextManager[None]:
+    """Within it functions that are called for the first time are run as they were traced."""
+    return _rewrites_off(*_COMPUTING)
+
+
 @contextlib.contextmanager
-def not_optimized_again() -> Iterator[None]:
-    """Within it functions that are called for the first time are run as they were traced.
+def _rewrites_off(*names: str) -> Iterator[None]:
+    """Within it functions that are called for the first time are optimized without these.
 
     Why: the public `tf.config.optimizer.set_experimental_options` would say so for all threads and calls; this is what it sets
     (TensorFlow >= 2.0).
@@ -93,7 +102,7 @@ def not_optimized_again() -> Iterator[None]:
     options = copy.copy(before)
     config = config_pb2.ConfigProto.FromString(before.config_proto_serialized)
     rewrites = config.graph_options.rewrite_options
-    for name in _COMPUTING:
+    for name in names:
         setattr(rewrites, name, rewriter_config_pb2.RewriterConfig.OFF)
     options.config_proto_serialized = config
     here.function_call_options = options
@@ -127,6 +136,14 @@ def _optimized_graph(function: Any, mark: str) -> Any:
     raise RuntimeError("TensorFlow didn't hand over the optimized graph of a step")
 
 
+def _unknown(definition: Any) -> set[str]:
+    """Names of the functions that a GraphDef's ops call and that are nowhere to be found."""
+    here = {each.signature.name for each in definition.library.function}
+    named = {value.func.name for node in definition.node for value in node.attr.values() if value.func.name}
+    named |= {each.name for node in definition.node for value in node.attr.values() for each in value.list.func}
+    return {name for name in named if name not in here and not context.context().has_function(name)}
+
+
 def _placeholder(tensor: tf.Tensor) -> tf.Tensor:
     """A value for an argument of a call that never starts."""
     if tensor.dtype == tf.variant:
@@ -154,8 +171,10 @@ def _imported(definition: Any, function: Any) -> Any:
         if not context.context().has_function(each.signature.name):
             context.context().add_function_def(each)
 
-    used = {_node(each) for node in body.node for each in node.input}
     graph = func_graph.FuncGraph("optimized")
+    for each in function.graph._functions.values():  # what its ops call; this graph keeps it from being forgotten
+        graph._add_function_recursive(each)
+    used = {_node(each) for node in body.node for each in node.input}
     with graph.as_default():
         inputs = []
         for tensor in function.inputs[1:]:

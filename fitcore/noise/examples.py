@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.factors import Factor
 from fitcore.noise.plan import Weight, in_words, path_of, weight_factors
@@ -52,6 +53,8 @@ class Examples:
         for group in _connected(weights):
             try:
                 groups.append((group, weight_factors(group, by_tap, self._batch)))
+            except keras_private.NotDrawableError:
+                raise  # this trace is given up, for one without XLA
             except Exception as error:
                 failed |= {id(weight.variable): _failure(weight, error) for weight in group}
         known = self._batch is not None  # else nothing says that their rows are equally many
@@ -64,6 +67,8 @@ class Examples:
             try:
                 sums = {} if taken else self._sums_of(group, factors, means, by_tap, undivided)
                 found = self._squares(group, by_tap, factors, undivided) if self._config.evidence else {}
+            except keras_private.NotDrawableError:
+                raise  # this trace is given up, for one without XLA
             except Exception as error:
                 failed |= {id(weight.variable): _failure(weight, error) for weight in group}
                 continue

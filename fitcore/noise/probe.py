@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitcore import keras_private
 from fitcore.noise.config import GradientNoise
 from fitcore.noise.evidence import criterion
 from fitcore.noise.examples import Examples
@@ -287,7 +288,7 @@ class Probe:
         try:
             with Passes(loss_of, batch, k, [weights[p].variable for p in split], others) as passes:
                 found = [passes.gradients(j) for j in range(k)]
-        except LostError:
+        except (LostError, keras_private.NotDrawableError):  # the second: this trace is given up, for one without XLA
             raise
         except Exception as error:
             if self.config.estimator == SPLIT:

@@ -40,10 +40,11 @@ class _Scope(keras.StatelessScope):
 
     def add_update(self, update: Any) -> None:
         variable, value = update
-        value = tf.stop_gradient(value)
-        if self.tape is not None and value.dtype.is_floating:
-            self.tape.watch(value)
-            self.assigned.setdefault(id(variable), []).append(value)
+        if value.dtype.is_floating:
+            value = tf.stop_gradient(value)
+            if self.tape is not None:
+                self.tape.watch(value)
+                self.assigned.setdefault(id(variable), []).append(value)
         super().add_update((variable, value))
 
 
