@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fitcore import keras_private
+from fitcore import keras_private, python_draws
 from fitcore.tracing import for_xla
 
 _SCOPE, _READ = "aside", "aside_read"
@@ -42,9 +42,10 @@ _NEVER_FUSED = re.compile("^(TensorList|(Stateless)?While|(Stateless)?If|Partiti
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
     """Around what only watches, while a step is traced. What checks all ops, such as
-    `tf.debugging.enable_check_numerics`, checks the training and not these: a NaN of theirs says "not measured".
+    `tf.debugging.enable_check_numerics`, checks the training and not these: a NaN of theirs says "not measured". What is drawn
+    here while Python traces it is not drawn from the training's generators.
     """
-    with tf.name_scope(_SCOPE), keras_private.no_op_callbacks():
+    with tf.name_scope(_SCOPE), keras_private.no_op_callbacks(), python_draws.kept():
         yield
 
 

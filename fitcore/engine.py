@@ -33,6 +33,7 @@ from fitcore.optimizers.fused import compare_beforehand, fused, starts_from_zero
 from fitcore.optimizers.in_xla import tracing_for_xla
 from fitcore.parts import Loss, compiled_parts, explicit_parts
 from fitcore.program import Chunk, Program, StepFunction
+from fitcore.python_draws import Traces
 from fitcore.replicas import Replicas, components
 from fitcore.schedules import EachEpoch
 from fitcore.schedules.functions import takes_base
@@ -126,6 +127,7 @@ class Engine:
         self._probes: dict[GradientNoise, Probe] = {}
         self._traced: dict[str, list[str]] = {"train": [], "test": []}
         self._shapes: dict[str, Shapes] = {"train": Shapes(), "test": Shapes()}
+        self.draws: dict[str, Traces] = {"train": Traces(), "test": Traces()}  # of the traces of each
         self._traces_forgotten = 0  # of programs that are no more
         self._compared: Any = None  # the optimizer whose updates were compared with Keras's, or are to be at the first trace
         self.stop_training = False  # for Keras's callbacks, where the model is no Keras model
@@ -149,7 +151,7 @@ class Engine:
             return
         self._programs = {key: each for key, each in self._programs.items() if (key == "test") != (kind == "test")}
         self._traces_forgotten += len(self._traced[kind])
-        self._traced[kind], self._shapes[kind] = [], Shapes()
+        self._traced[kind], self._shapes[kind], self.draws[kind] = [], Shapes(), Traces()
         if kind == "train":
             self._probes, self.plans, self._variables_made, self._parts = {}, {}, False, None
             self.jit_compile, self.run_eagerly = self._steps.train.jit_compile, self._steps.train.run_eagerly
@@ -492,6 +494,7 @@ class Engine:
             alone=made_with.steps_per_execution == 1 and not made_with.jit_compile and self.agreement is None,
             agree=None if self.agreement is None else self.agreement.steps,
             shapes=self._shapes[kind],
+            draws=self.draws[kind],
         )
 
     def _training_step(self, recorders: Mapping[str, Recorder | None], rules: Rules | None) -> StepFunction:
@@ -521,7 +524,7 @@ class Engine:
     def probe(self, noise: GradientNoise) -> Probe:
         """What measures the gradient noise in the programs that record `noise`."""
         if noise not in self._probes:
-            self._probes[noise] = Probe(self.model, noise, self.num_replicas)
+            self._probes[noise] = Probe(self.model, noise, self.num_replicas, self.jit_compile)
         return self._probes[noise]
 
     @property

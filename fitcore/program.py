@@ -21,6 +21,7 @@ from fitcore.cluster import role
 from fitcore.data.sources import ArraySource, Source, without_optionals
 from fitcore.finite import NotFiniteError
 from fitcore.graph_loop import Carried
+from fitcore.python_draws import Traces
 from fitcore.shapes import Shapes
 
 MOST_STEPS = 1 << 16  # per call; bounds the memory that one call's curve takes
@@ -66,6 +67,7 @@ class Program:
       by_xla: blocks of steps are XLA programs: see blocks.py.
       agree: (steps) -> steps, where several processes must make the same calls; then no clock is read in the loop.
       shapes: which trace serves which batches; shared by all Programs that stand for one compiled step of Keras's.
+      draws: what their traces drew in Python; shared likewise.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Program:
         alone: bool = False,
         agree: Callable[[int], int] | None = None,
         shapes: Shapes | None = None,
+        draws: Traces | None = None,
     ) -> None:
         self.names = names
         self._shapes = Shapes() if shapes is None else shapes
+        self._draws = Traces() if draws is None else draws
         self._serving: dict[Any, Any] = {}  # by a source's key: spec of the batches in the trace that serves it, None: its own
         self.traced: list[str] = [] if traced is None else traced
         self.max_traces: int | None = None
@@ -238,7 +242,8 @@ class Program:
     def _call_for(self, source: Source, carried: Carried) -> Any:
         key = self._key(source)
         if key not in self._compiled:
-            self._compiled[key] = call = self._trace(source, _specs(carried))
+            with self._draws.one_more(repr(source.specs()[1])):
+                self._compiled[key] = call = self._trace(source, _specs(carried))
             if source.replicated and replicas.remembers_shapes(call.graph):
                 self._by_ones.add(key)
         return self._compiled[key]

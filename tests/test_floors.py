@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # they may, as long as there is no circle.
 FLOORS = [
     ["lstm"],
-    ["cluster", "errors", "keras_private", "tracing", "command_line.registry"],
+    ["cluster", "errors", "keras_private", "python_draws", "tracing", "command_line.registry"],
     ["data", "finite", "noise", "reachable"],
     ["aside", "optimizers", "blocks", "convolutions", "normalization", "replicas", "shapes", "keras_steps"],
     ["step", "graph_loop", "onednn", "outside"],

@@ -22,13 +22,14 @@ from benchmarks.hunt import __main__ as command
 from benchmarks.hunt import case as cases
 from benchmarks.hunt.case import Case, Input, Node, Output
 from benchmarks.hunt.child import smallest
-from benchmarks.hunt.choices import ACTIVATIONS, OPTIMIZERS
+from benchmarks.hunt.choices import ACTIVATIONS, LOSSES, METRICS, NO_LOSSES, NO_METRICS, OPTIMIZERS
 from benchmarks.hunt.draw import draw, settled
 from benchmarks.hunt.grow import SHAPES, UNFIT, Model, Unfit
+from benchmarks.hunt.known import kind_of, known_as
 from benchmarks.hunt.layers import CUSTOM, LAYERS, LEFT_OUT
-from benchmarks.hunt.script import namespace, script
+from benchmarks.hunt.script import namespace, program, script
 from benchmarks.hunt.shrink import shrunk
-from benchmarks.hunt.trial import judge
+from benchmarks.hunt.trial import Result, judge
 
 ROOT = Path(__file__).parent.parent
 SMALL = Case(
@@ -94,6 +95,55 @@ def test_every_activation_and_optimizer_of_keras_is_drawn():
         "OptimizerMap",
     }  # the first by a wrapper, the others are no rules
     assert {name for name in dir(keras.optimizers) if name[0].isupper()} - not_drawn <= set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "left_out"), [(keras.losses, LOSSES, NO_LOSSES), (keras.metrics, METRICS, NO_METRICS)]
+)
+def test_every_loss_and_metric_of_keras_is_drawn_or_left_out_with_a_reason(module: Any, table: Any, left_out: Any) -> None:
+    short = {"mse": "MeanSquaredError", "mae": "MeanAbsoluteError", "mape": "MeanAbsolutePercentageError"}
+    short |= {"msle": "MeanSquaredLogarithmicError", "kl_divergence": "KLDivergence"}
+    names = {
+        re.split(r"[.(]", each.removeprefix("keras.metrics.").removeprefix("keras.losses."))[0].strip("'")
+        for every in table.values()
+        for each in every
+    }
+    drawn = {short.get(name, name).replace("_", "").lower() for name in names}
+    exported = [name for name in dir(module) if name[0].isupper()]
+    assert [name for name in exported if name.lower() not in drawn and name not in left_out] == []
+    assert [name for name in left_out if name not in exported or name.lower() in drawn] == []
+
+
+def test_what_a_model_is_given_by_name_and_recurrent_layers_that_keep_their_state_are_drawn() -> None:
+    drawn = [draw(7, i) for i in range(250)]
+    assert any(each.named for each in drawn)
+    stateful = [each for each in drawn if "stateful=True" in repr(each.nodes)]
+    assert stateful
+    assert all(each.rows % each.batch == 0 and each.form != "subclassed" for each in stateful)
+
+
+def test_a_model_of_a_dict_and_one_that_keeps_its_state_are_trained() -> None:
+    recurrent = (Node("LSTM", "layers.LSTM(2, stateful=True)", (0,)), Node("Dense", "layers.Dense(1)", (1,)))
+    case = dataclasses.replace(SMALL, inputs=(Input((3, 2)),), nodes=recurrent, outputs=(Output(2, "number", "'mse'"),))
+    case = dataclasses.replace(case, rows=8, validation="", callbacks=())
+    assert verdicts(case) == {"exact": "same"}
+    for form in ("functional", "subclassed"):
+        assert verdicts(dataclasses.replace(SMALL, named=True, form=form)) == {"exact": "same"}
+
+
+def test_a_failure_of_a_known_kind_is_not_shrunk_again() -> None:
+    small = dataclasses.replace(
+        SMALL, nodes=SMALL.nodes[1:2], outputs=(Output(1, "number", "'mse'"),), callbacks=(), validation="", variants=("exact",)
+    )
+    small = dataclasses.replace(small, compile={"optimizer": "'sgd'"})
+    differs, raises = Result("exact", "differs", "3 differ: a by 0.1"), Result("exact", "raises", "ValueError: 3 of 4")
+    known = [kind_of(4, small, differs), kind_of(9, small, raises)]
+    assert known_as(SMALL, Result("exact", "differs", "1 differ: b by 2"), known) is known[0]  # it has that layer too
+    assert known_as(SMALL, Result("cut", "differs", "3 differ: a by 0.1"), known) is None
+    without = dataclasses.replace(SMALL, nodes=SMALL.nodes[:1])
+    assert known_as(without, differs, known) is None
+    assert known_as(without, Result("exact", "raises", "ValueError: 5 of 6"), known) is known[1]  # says the same
+    assert known_as(SMALL, Result("exact", "raises", "TypeError: 3 of 4"), known) is None
 
 
 def test_a_case_is_a_function_of_seed_and_index():
@@ -182,6 +232,21 @@ def test_shrinking_keeps_the_weights_of_a_shared_layer_and_of_a_tied_one():
     assert [node.kind for node in small.nodes] == ["Dense", "Dense"]
 
 
+def test_a_regularizer_of_that_name_is_no_layer() -> None:
+    """A subclassed model's layers are attributes; 'l2' stays as it is, in a smaller case too."""
+    nodes = (
+        Node("ReLU", "layers.ReLU()", (0,)),
+        Node("Dense", "layers.Dense(4, kernel_regularizer='l2')", (1,)),
+        Node("ActivityRegularization", "layers.ActivityRegularization(l1=0.1)", (2,)),
+        Node("Tied", "Tied(l1)", (3,)),
+    )
+    case = settled(dataclasses.replace(SMALL, nodes=nodes, outputs=(Output(4, "number", "'mse'"),), form="subclassed"))
+    assert "self.l1 = layers.Dense(4, kernel_regularizer='l2')" in program(case)
+    assert "self.l2 = layers.ActivityRegularization(l1=0.1)" in program(case)
+    small = shrunk(case, lambda smaller: "'l2'" in repr(smaller.nodes) and "Tied" in repr(smaller.nodes))
+    assert [node.layer for node in small.nodes] == ["layers.Dense(4, kernel_regularizer='l2')", "Tied(l0)"]
+
+
 def test_shrinking_ends_with_its_time():
     start = time.monotonic()
     assert shrunk(settled(SMALL), lambda case: True, seconds=0.0).nodes == SMALL.nodes
@@ -238,12 +303,16 @@ def child_that(behaves: dict[int, str], monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def test_a_process_that_dies_or_hangs_is_a_failure_and_the_hunt_goes_on(monkeypatch, tmp_path):
-    given = child_that({2: "os._exit(9)", 14: "time.sleep(600)"}, monkeypatch)
+    block = command.BLOCK
+    given = child_that({2: "os._exit(9)", block + 2: "time.sleep(600)"}, monkeypatch)
     count = command.Count()
-    command.hunt(1, iter(range(16)), time.monotonic() + 60, tmp_path, 2.0, 0.0, count)
-    assert [(each["failure"], each["verdict"]) for each in count.failures] == [(2, "ended with 9"), (14, "hangs for 2 s")]
-    assert [(each[0], each[-1]) for each in given] == [(0, 11), (3, 11), (12, 15), (15, 15)]  # one setting for each of them
-    assert sum(count.cases.values()) == 14
+    command.hunt(1, iter(range(block + 4)), time.monotonic() + 60, tmp_path, 2.0, 0.0, count)
+    found = [(each["failure"], each["verdict"]) for each in count.failures]
+    assert found == [(2, "ended with 9"), (block + 2, "hangs for 2 s")]
+    # one setting for each of them
+    ends = [(0, block - 1), (3, block - 1), (block, block + 3), (block + 3, block + 3)]
+    assert [(each[0], each[-1]) for each in given] == ends
+    assert sum(count.cases.values()) == block + 2
     assert len(count.cases) == 2
 
 

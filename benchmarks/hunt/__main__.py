@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import app, flags
 
-BLOCK = 12  # cases in a process
+BLOCK = 16  # cases in a process: importing TensorFlow takes as long as a case or two
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"environment": {"TF_ENABLE_ONEDNN_OPTS": "1"}},
     {"environment": {"TF_ENABLE_ONEDNN_OPTS": "0"}},
@@ -63,6 +63,8 @@ class Count:
         self.kinds: collections.Counter[tuple[str, str]] = collections.Counter()
         self.said: collections.Counter[str] = collections.Counter()  # why invalid, refused
         self.failures: list[dict[str, Any]] = []
+        self.known: list[dict[str, Any]] = []  # kinds of them, as `known.Known` has them
+        self.again: collections.Counter[str] = collections.Counter()  # failures of a kind that was known
 
     def take(self, setting: str, message: dict[str, Any]) -> None:
         """Counts a case's results."""
@@ -75,8 +77,14 @@ class Count:
             if each["verdict"] in ("invalid", "refused", "unlike itself"):
                 self.said[f"{each['variant']} {each['verdict']}: {each['says'][:110]}"] += 1
 
+    def seen_again(self, message: dict[str, Any]) -> None:
+        what = f"{message['variant']} {message['verdict']}, as case {message['again']}"
+        self.again[what] += 1
+        print(f"case {message['index']}: {what}: {message['says'][:150]}", flush=True)
+
     def failed(self, message: dict[str, Any]) -> None:
         self.failures.append(message)
+        self.known += [message["known"]] if "known" in message else []
         layers = ", ".join(message.get("layers", ()))
         print(f"FAILURE in case {message['failure']}, {message['variant']} {message['verdict']}: {message['says'][:300]}")
         print(f"  {layers}; {message.get('script', '')}; alone: {message.get('alone', 'not run')}", flush=True)
@@ -93,6 +101,7 @@ class Count:
             themes[theme].append(f"{what} {count}")
         yield "kinds drawn, how often each:"
         yield from (f"  {theme} ({len(found)}): {', '.join(found)}" for theme, found in themes.items())
+        yield from (f"again {count} times: {what}" for what, count in self.again.items())
         yield "why not, how often each:"
         yield from (f"  {count:4d} {what}" for what, count in self.said.most_common(25))
 
@@ -121,10 +130,16 @@ def messages(process: subprocess.Popen[str], each: float) -> Iterator[dict[str, 
 
 
 def started(
-    indices: list[int], seed: int, setting: dict[str, Any], out: Path, shrink: float, errors: Any
+    indices: list[int],
+    seed: int,
+    setting: dict[str, Any],
+    out: Path,
+    shrink: float,
+    known: list[dict[str, Any]],
+    errors: Any,
 ) -> subprocess.Popen[str]:
     """A child for these cases."""
-    request = {"indices": indices, "seed": seed, "setting": setting, "out": str(out), "shrink": shrink}
+    request = {"indices": indices, "seed": seed, "setting": setting, "out": str(out), "shrink": shrink, "known": known}
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **setting["environment"]}
     environment["FITCORE_CACHE"] = str(out / "plans.json")
     command = [sys.executable, "-m", "benchmarks.hunt.child", json.dumps(request)]
@@ -155,7 +170,7 @@ def hunt(seed: int, indices: Iterator[int], end: float, out: Path, each: float, 
                 return
         setting = setting_of(waiting[0])
         with tempfile.TemporaryFile("w+") as errors:
-            process = started(waiting, seed, setting, out, shrink, errors)
+            process = started(waiting, seed, setting, out, shrink, count.known, errors)
             done = watch(process, waiting, setting, end, each + shrink, count)
             if not done and time.monotonic() < end:  # it died or hangs in the first of those that are waiting
                 errors.seek(0)
@@ -175,6 +190,8 @@ def watch(
             return False
         if "results" in message:
             count.take(named(setting), message)
+        elif "again" in message:
+            count.seen_again(message)
         elif "failure" in message:
             count.failed(message | {"alone": alone(message["script"])})
         elif "end" in message:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+LAYER = r"(?<!')\bl(\d+)\b(?!['=])"  # the variable of a node's layer in another's source; not the regularizer 'l2', nor l1=0.1
 SHAPES = {
     "floats": "rng.normal(size={shape})",
     "tokens": "rng.integers(0, 12, size={shape})",
@@ -77,6 +78,8 @@ class Case:
       changes: what is done before each fit, the first of them included.
       policy: the dtype policy, or "".
       cut: after how many steps the fit is cut that is.
+      named: whether the inputs are a dict.
+      evaluated: whether the model is evaluated at the end: another program to trace.
       variants: what fitcore is asked to do, names of `trial.VARIANTS`.
     """
 
@@ -97,6 +100,8 @@ class Case:
     changes: tuple[str, ...] = ("nothing",)
     policy: str = ""
     cut: int = 3
+    evaluated: bool = True
+    named: bool = False
     variants: tuple[str, ...] = ("exact",)
     seed: int = 0
 
@@ -118,7 +123,7 @@ class Case:
             yield ("optimizer", _name(text)) if name == "optimizer" else ("compile", f"{name}={text}")
         for option in re.findall(r", (\w+)=", self.compile.get("optimizer", "")):
             yield "optimizer's option", option
-        yield "form", self.form
+        yield "form", self.form + (" of a dict" if self.named else "")
         yield "class", self.base
         yield "source", self.source
         yield "weights", self.weights or "none"
@@ -126,6 +131,7 @@ class Case:
         yield from (("input", f"{each.holds} {each.dtype}") for each in self.inputs)
         yield from (("fit", name) for name in self.fit)
         yield "validation", self.validation or "none"
+        yield from (("validation", "evaluated") for each in [self.evaluated] if each)
         yield from (("callback", _name(each)) for each in self.callbacks)
         yield from (("before a fit", each) for each in self.changes[1:])
         yield from (("data", "spoiled") for each in [self.spoiled] if each)

@@ -16,6 +16,7 @@ import tensorflow as tf
 import fitcore
 from benchmarks.hunt.case import Case
 from benchmarks.hunt.draw import draw
+from benchmarks.hunt.known import Known, kind_of, known_as
 from benchmarks.hunt.script import namespace, script
 from benchmarks.hunt.shrink import shrunk
 from benchmarks.hunt.trial import FAILURES, Result, judge
@@ -46,22 +47,29 @@ def smallest(case: Case, result: Result, seconds: float, by: Any = fitcore) -> t
     return shrunk(dataclasses.replace(case, variants=(result.variant,)), fails, seconds), found[-1]
 
 
-def run(seed: int, index: int, setting: dict[str, Any], out: str, shrink: float) -> None:
-    """One case."""
+def run(seed: int, index: int, setting: dict[str, Any], out: str, shrink: float, known: list[Known]) -> None:
+    """One case. A failure of no known kind is made small, and its kind is known then."""
     say(begin=index)
     start = time.monotonic()
     case = draw(seed, index)
-    results = judge(namespace(case), case.variants)
+    results = judge(namespace(case), case.variants, repeat=False)
     kinds = [list(each) for each in case.kinds()]
     say(index=index, results=[vars(each) for each in results], kinds=kinds, seconds=round(time.monotonic() - start, 1))
-    for result in results:
-        if result.verdict in FAILURES:
+    failed = [result for result in results if result.verdict in FAILURES]
+    for result in failed:
+        before = known_as(case, result, known)
+        if before is not None:
+            say(again=before.case, index=index, variant=result.variant, verdict=result.verdict, says=result.says)
+        elif result.variant != "exact" and failed[0].variant == "exact" and failed[0].verdict == result.verdict:
+            say(again=index, index=index, variant=result.variant, verdict=result.verdict, says=result.says)
+        else:
             say(shrinking=index)
             small, how = smallest(case, result, shrink)
             title = f"Case {index} of seed {seed}, smallest. fitcore, {how.variant}: {how.verdict}: {how.says}"
             path = Path(out, f"{seed}_{index}_{how.variant.replace(' ', '_')}.py")
             path.write_text(script(small, setting, title.replace("\\", "/").replace('"""', "'''")))
             layers = [node.kind for node in small.nodes]
+            known.append(kind_of(index, small, how))
             say(
                 failure=index,
                 variant=how.variant,
@@ -70,6 +78,7 @@ def run(seed: int, index: int, setting: dict[str, Any], out: str, shrink: float)
                 script=str(path),
                 layers=layers,
                 case=small.to_json(),
+                known=dataclasses.asdict(known[-1]) | {"traits": sorted(known[-1].traits)},
             )
     say(end=index)
 
@@ -85,8 +94,9 @@ def main() -> None:
     tf.get_logger().setLevel("ERROR")
     warnings.simplefilter("ignore")
     os.makedirs(request["out"], exist_ok=True)
+    known = [Known(**each | {"traits": frozenset(map(tuple, each["traits"]))}) for each in request["known"]]
     for index in request["indices"]:
-        run(request["seed"], index, request["setting"], request["out"], request["shrink"])
+        run(request["seed"], index, request["setting"], request["out"], request["shrink"], known)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ LOSSES = {
         "'categorical_hinge'",
         "keras.losses.CategoricalGeneralizedCrossEntropy()",
     ),
-    "class": ("'sparse_categorical_crossentropy'",),
+    "class": ("'sparse_categorical_crossentropy'", "'sparse_categorical_crossentropy'", "keras.losses.Circle()"),
     "class_logits": ("keras.losses.SparseCategoricalCrossentropy(from_logits=True)",),
 }
 HEADS = {
@@ -197,6 +197,9 @@ METRICS = {
         "keras.metrics.PrecisionAtRecall(0.5, num_thresholds=9)",
         "keras.metrics.RecallAtPrecision(0.5, num_thresholds=9)",
         "keras.metrics.Hinge()",
+        "keras.metrics.SquaredHinge()",
+        "keras.metrics.BinaryAccuracy()",
+        "keras.metrics.BinaryCrossentropy()",
     ),
     "one_hot": (
         "'accuracy'",
@@ -205,7 +208,26 @@ METRICS = {
         "keras.metrics.OneHotMeanIoU(3)",
         "keras.metrics.OneHotIoU(3, [0, 1])",
         "keras.metrics.CategoricalCrossentropy()",
+        "keras.metrics.CategoricalAccuracy()",
     ),
-    "class": ("'accuracy'", "keras.metrics.SparseTopKCategoricalAccuracy(2)", "keras.metrics.SparseCategoricalCrossentropy()"),
+    "class": (
+        "'accuracy'",
+        "keras.metrics.SparseTopKCategoricalAccuracy(2)",
+        "keras.metrics.SparseCategoricalCrossentropy()",
+        "keras.metrics.SparseCategoricalAccuracy()",
+        "keras.metrics.IoU(3, [0, 1], sparse_y_pred=False)",
+        "keras.metrics.MeanIoU(3, sparse_y_pred=False)",
+    ),
     "class_logits": ("'accuracy'", "keras.metrics.SparseCategoricalCrossentropy(from_logits=True)"),
+}
+
+NO_LOSSES = {
+    "CTC": "takes sequences of labels, and a blank among them",
+    "Loss": "is the base of all",
+}
+NO_METRICS = {
+    "Mean": "takes values, not targets; each model has one, of its loss",
+    "MeanMetricWrapper": "wraps a function: each function in a list of metrics becomes one",
+    "Metric": "is the base of all",
+    "Sum": "takes values, not targets",
 }

@@ -52,8 +52,7 @@ CALLBACKS = (
     "ChangesRate()",
     "DecaysWeights()",
     "KeepsBest()",
-    "CompilesInEpoch(True)",
-    "CompilesInEpoch(False)",
+    "CompilesInEpoch()",
     "PredictsAtEpochs(checked['x'])",
     "keras.callbacks.EarlyStopping('loss', patience=0, restore_best_weights=True)",
     "keras.callbacks.ReduceLROnPlateau('loss', factor=0.5, patience=0, min_delta=10.0)",
@@ -70,7 +69,7 @@ def _callbacks(rng: random.Random, optimizer: str) -> tuple[str, ...]:
     taken = list(CALLBACKS)
     if "schedules" in optimizer:
         taken = [each for each in taken if not re.search("Rate|LROn", each)]
-    if "use_ema" not in optimizer:
+    if "use_ema" not in optimizer or "LossScaleOptimizer" in optimizer:
         taken = [each for each in taken if "EMA" not in each]
     return tuple(rng.sample(taken, rng.choices((0, 1, 2, 3), (10, 4, 2, 1))[0]))
 
@@ -121,13 +120,21 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
     chain = all(node.takes == (len(inputs) + i - 1,) for i, node in enumerate(nodes)) and len(inputs) == 1
     forms = ("functional", "subclassed", "sequential") if chain and len(outputs) == 1 else ("functional", "subclassed")
     form = rng.choice(forms)
+    if form == "subclassed" and any("Normalization(mean" in node.layer for node in nodes):
+        form = "functional"  # built while a step is traced, it keeps tensors of that trace: Keras raises
     base = "keras.Model"
     if form != "sequential" and rng.random() < 0.25:
         floats = ("Adversarial",) if all(each.holds == "floats" for each in inputs) else ()
         base = rng.choice(("Tape", "OwnMetrics", "ComputesLoss", "TwoOptimizers", "MovingCopy", *floats))
+    if base == "Tape" and len(outputs) > 1:  # Keras's list of metrics has some then that take no targets
+        base = "keras.Model"
+    if base in ("TwoOptimizers", "MovingCopy", "Adversarial"):  # these update no metrics, and Keras asks for their results
+        outputs = [dataclasses.replace(each, metrics=()) for each in outputs]
     batch = rng.choice((3, 4, 4, 8))
     rows = rng.choice((22, 22, 16, batch, 2 * batch, 2 * batch + 1, 5))
     frames = len(inputs) == 1 and len(inputs[0].shape) == 1 and inputs[0].holds != "texts"
+    named = form != "sequential" and base == "keras.Model" and rng.random() < 0.15
+    frames = frames and not named
     sources = ("dataset", "shuffled", "filtered", "pydataset", "generator", *(("frame",) if frames else ()))
     spoiled = ""
     if inputs[0].holds == "floats" and inputs[0].dtype.startswith("float"):
@@ -156,6 +163,12 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
         compiled["loss_weights"] = repr([0.5] * len(outputs))
     if rng.random() < 0.04:
         compiled[rng.choice(("run_eagerly", "jit_compile"))] = "True"
+    recurrent = [i for i, node in enumerate(nodes) if node.kind in ("LSTM", "GRU", "SimpleRNN") and node.again is None]
+    stateful = bool(recurrent) and form != "subclassed" and rng.random() < 0.3
+    if stateful:  # it wants whole batches, of one size everywhere
+        i = rng.choice(recurrent)
+        nodes = (*nodes[:i], _stateful(nodes[i]), *nodes[i + 1 :])
+        rows = max(rows // batch, 1) * batch
     fast = rng.choice(("fast", "fast graph", "fast xla", "fast graph"))
     noises = ("noise", "noise", "noise in full", "noise split")
     chosen = [rng.choice(noises), "cut", fast, rng.choice(("records", "hooks"))]
@@ -174,11 +187,13 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
         spoiled=spoiled,
         weights=weights,
         fit=fit,
-        validation=rng.choice(("", "", "", "data", "split" if in_memory else "data")),
+        validation=rng.choice(("", "", "", "data", "split" if in_memory and not stateful else "data")),
         callbacks=_callbacks(rng, compiled["optimizer"]),
         changes=_changes(rng, compiled["optimizer"]),
         policy=rng.choices(("", "mixed_float16", "mixed_bfloat16", "float64"), (30, 1.5, 0.7, 0.7))[0],
         cut=rng.choice((1, 2, 3, 3, 4)) if rows > batch else 1,
+        named=named,
+        evaluated=rng.random() < 0.4,
         variants=("exact", *sorted(rng.sample(chosen, rng.choice((1, 1, 2))))),
         seed=rng.randrange(1000),
     )  # fmt: skip
@@ -186,6 +201,11 @@ def _options(rng: random.Random, inputs: tuple[Input, ...], nodes: tuple[Node, .
         return settled(case)
     except UNFIT as error:
         raise Unfit from error
+
+
+def _stateful(node: Node) -> Node:
+    """The recurrent layer, keeping its state from batch to batch."""
+    return dataclasses.replace(node, layer=f"{node.layer[:-1]}, stateful=True)")
 
 
 def settled(case: Case) -> Case:

@@ -215,6 +215,7 @@ CUSTOM: dict[str, Kind] = {
         PlainVariable=(),
         Reverses=(),
         DrawsByTensorFlow=(),
+        DrawsWhileTraced=(),
         Gated=("{units}",),
         Residual=("{activation}",),
         SwishUnit=(),

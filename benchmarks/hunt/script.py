@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import fast_distance
 from benchmarks.hunt import trial
-from benchmarks.hunt.case import SHAPES, Case, Node
+from benchmarks.hunt.case import LAYER, SHAPES, Case, Node
 from benchmarks.hunt.pieces import NAMES, PIECES
 from benchmarks.parity import comparison
 from benchmarks.parity.setup import Case as ParityCase
@@ -19,6 +19,7 @@ HEAD = """from __future__ import annotations
 import dataclasses
 import gc
 import os
+import random
 import sys
 import tempfile
 import time
@@ -118,7 +119,7 @@ def _owner(nodes: tuple[Node, ...], i: int) -> int:
 
 
 def _layers(case: Case, owner: str) -> list[str]:
-    text = [(i, re.sub(r"\bl(\d+)\b", rf"{owner}l\1", node.layer)) for i, node in enumerate(case.nodes) if node.again is None]
+    text = [(i, re.sub(LAYER, rf"{owner}l\1", node.layer)) for i, node in enumerate(case.nodes) if node.again is None]
     return [f"{owner}l{i} = {made}" for i, made in text]
 
 
@@ -132,6 +133,11 @@ def _calls(case: Case, owner: str) -> list[str]:
 
 def _several(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+
+
+def _named(case: Case) -> str:
+    """Its inputs as a dict."""
+    return "{" + ", ".join(f"'in{i}': x{i}" for i in range(len(case.inputs))) + "}"
 
 
 def _indented(lines: list[str], by: int = 1) -> str:
@@ -150,6 +156,8 @@ def _make(case: Case) -> str:
     if case.form == "subclassed":
         names = [f"x{i}" for i in range(len(case.inputs))]
         unpacked = [f"{', '.join(names)} = inputs"] if len(names) > 1 else []
+        if case.named:
+            unpacked = [f"x{i} = inputs['in{i}']" for i in range(len(names))]
         call = [*unpacked, *_calls(case, "self."), f"return {outputs}"]
         own = _indented(["super().__init__()", *_layers(case, "self.")], 2)
         head = f"class Net({case.base}):\n    def __init__(self):\n{own}\n\n"
@@ -160,7 +168,7 @@ def _make(case: Case) -> str:
         order = ", ".join(f"l{_owner(case.nodes, i)}" for i in range(len(case.nodes)))
         made.append(f"model = keras.Sequential([x0, {order}])")
         return f"def make():\n{_indented([*start, *made, *compiled])}"
-    inputs = _several([f"x{i}" for i in range(len(case.inputs))])
+    inputs = _named(case) if case.named else _several([f"x{i}" for i in range(len(case.inputs))])
     made = [*_inputs(case), *_layers(case, ""), *_calls(case, ""), f"model = {case.base}({inputs}, {outputs})"]
     return f"def make():\n{_indented([*start, *made, *compiled])}"
 
@@ -179,7 +187,7 @@ def _arguments(case: Case) -> str:
     lines = [f"rng = np.random.default_rng({case.seed})"]
     for i, each in enumerate(case.inputs):
         drawn = SHAPES[each.holds].format(shape=(case.rows, *each.shape))
-        cast = "" if each.holds == "texts" else f".astype({each.dtype!r})"
+        cast = ".astype(object)" if each.holds == "texts" else f".astype({each.dtype!r})"
         lines.append(f"x{i} = {f'({drawn} > 0)' if each.dtype == 'bool' else drawn}{cast}")
     if case.spoiled:
         lines.append(case.spoiled)
@@ -190,7 +198,7 @@ def _arguments(case: Case) -> str:
     listed = case.source == "arrays"
     xs, ys = ([f"{name}{i}" for i in range(count)] for name, count in (("x", len(case.inputs)), ("y", len(case.outputs))))
     given_x, given_y = ((_several(each) if listed or len(each) == 1 else f"({', '.join(each)})") for each in (xs, ys))
-    lines += [f"x, y = {given_x}, {given_y}"]
+    lines += [f"x, y = {_named(case) if case.named else given_x}, {given_y}"]
     parts = "(x, y)"
     if case.weights == "sample":
         count = len(case.outputs)
@@ -229,4 +237,4 @@ def _arguments(case: Case) -> str:
 
 
 def _changes(case: Case) -> str:
-    return f"FITS = [{', '.join(case.changes)}]\nBATCH, CUT = {case.batch}, {case.cut}"
+    return f"FITS = [{', '.join(case.changes)}]\nBATCH, CUT, EVALUATED = {case.batch}, {case.cut}, {case.evaluated}"

@@ -6,8 +6,9 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from benchmarks.hunt.case import Case, Input, Node, Output
+from benchmarks.hunt.case import LAYER, Case, Input, Node, Output
 from benchmarks.hunt.draw import settled
 from benchmarks.hunt.grow import UNFIT
 
@@ -43,16 +44,11 @@ def _smaller(case: Case) -> Iterator[Case]:
     for field, value in (("callbacks", ()), ("changes", case.changes[:1]), ("changes", ("nothing",)), ("spoiled", "")):
         if getattr(case, field) != value:
             yield replace(case, **{field: value})
-    for field, value in (
-        ("weights", ""),
-        ("validation", ""),
-        ("policy", ""),
-        ("source", "arrays"),
-        ("base", "keras.Model"),
-        ("form", "functional"),
-    ):
-        if getattr(case, field) != value:
-            yield replace(case, **{field: value})
+    plain: dict[str, Any] = {"weights": "", "validation": "", "policy": "", "evaluated": False, "named": False}
+    plain |= {"source": "arrays", "base": "keras.Model", "form": "functional"}
+    for field, instead in plain.items():
+        if getattr(case, field) != instead:
+            yield replace(case, **{field: instead})
     for i in range(len(case.nodes)):
         yield from _without_node(case, i)
     for name in case.fit:
@@ -114,9 +110,9 @@ def _without_node(case: Case, i: int) -> Iterator[Case]:
             elif again == i:
                 again = heir
             again = None if again is None else again - (again > i)
-            if re.search(rf"\bl{i}\b", layer):
+            if str(i) in re.findall(LAYER, layer):
                 return  # it uses that layer's weights
-            layer = re.sub(r"\bl(\d+)\b", lambda found: f"l{int(found[1]) - (int(found[1]) > i)}", layer)
+            layer = re.sub(LAYER, lambda found: f"l{int(found[1]) - (int(found[1]) > i)}", layer)
             nodes.append(Node(node.kind, layer, tuple(map(after, node.takes)), node.how, again))
         outputs = tuple(dataclasses.replace(each, tensor=after(each.tensor)) for each in case.outputs)
         if all(each.tensor >= len(case.inputs) for each in outputs):
@@ -135,7 +131,7 @@ def pruned(case: Case) -> Case:
         needed.add(tensor)
         if tensor >= count:
             node = case.nodes[tensor - count]
-            used = [int(found) for found in re.findall(r"\bl(\d+)\b", node.layer)]
+            used = [int(found) for found in re.findall(LAYER, node.layer)]
             open_tensors += [
                 *node.takes,
                 *(count + each for each in used),
@@ -149,7 +145,7 @@ def pruned(case: Case) -> Case:
     for tensor in kept:
         if tensor >= count:
             node = case.nodes[tensor - count]
-            layer = re.sub(r"\bl(\d+)\b", lambda found: f"l{place[count + int(found[1])] - new}", node.layer)
+            layer = re.sub(LAYER, lambda found: f"l{place[count + int(found[1])] - new}", node.layer)
             again = None if node.again is None else place[count + node.again] - new
             nodes.append(dataclasses.replace(node, layer=layer, takes=tuple(place[each] for each in node.takes), again=again))
     outputs: tuple[Output, ...] = tuple(dataclasses.replace(each, tensor=place[each.tensor]) for each in case.outputs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fitcore import keras_private
 from fitcore.data import torch_generators
+from fitcore.python_draws import Traces
 
 
 def state() -> dict[str, Any]:
@@ -40,6 +41,16 @@ def load_state(state: dict[str, Any], but: Collection[str] = ()) -> None:
         torch_generators.set_global_state(state.get("torch"))
     if state["tensorflow"] is not None:
         keras_private.set_eager_random_state(_unpacked(state["tensorflow"]))
+
+
+def state_of_traces(traces: Traces) -> list[Any]:
+    """What a step's traces began from, as `load_state_of_traces` takes it."""
+    return [None if each is None else [_packed(each[0]), list(each[1])] for each in traces.began]
+
+
+def load_state_of_traces(traces: Traces, saved: Sequence[Any]) -> None:
+    """Let the traces to come draw what they drew in the process that `state_of_traces` was called in."""
+    traces.draw_again([None if each is None else (_unpacked(each[0]), tuple(each[1])) for each in saved])
 
 
 @functools.lru_cache(maxsize=2)

@@ -148,6 +148,7 @@ class Saver:
     def put_back(self, run: Run, record: Any) -> None:
         """Give the run the state it was left in."""
         assert self._found is not None
+        state.trace_again(run, self._found)
         run.engine.prepare(run.stream, record, run.rules, run.rule_state())
         self._check_program(run)
         otherwise = state.put_back(run, self._found)

@@ -119,6 +119,7 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
         "run": run.host_state(),
         "callbacks": [callbacks.state(each) for each in run.callbacks.callbacks],
         "random": randomness.state(),
+        "traces": {kind: randomness.state_of_traces(traces) for kind, traces in run.engine.draws.items()},
         "tables": {name: table_state(table) for name, table in run.outside().tables},
     }
     host, arrays = plain.split(held, "host")
@@ -133,6 +134,13 @@ def take(run: Run, where: str, rows_saved: int, variables: Variables) -> Snapsho
         "variables": variables.described,
     }
     return Snapshot({**values, **arrays}, host, facts, run.curve.table(rows_saved))
+
+
+def trace_again(run: Run, saved: Saved) -> None:
+    """Let what is traced from now on draw from Python's and NumPy's generators what it drew when it was traced first."""
+    held = plain.join(saved.host, saved.arrays())
+    for kind, traces in held.get("traces", {}).items():
+        randomness.load_state_of_traces(run.engine.draws[kind], traces)
 
 
 def put_back(run: Run, saved: Saved) -> list[str]:

@@ -20,7 +20,7 @@ class GradientNoise:
         for which that can be done, split for the rest. `history.noise.how` says which was which. Under a `tf.distribute`
         strategy of several replicas "replicas" stands in the place of "split", by itself and for the rest of "auto": each
         replica's gradient, which is there anyway, is a micro-batch's. See `fitcore.noise.over_replicas`.
-      every: measure each so many steps; the steps between cost nothing.
+      every: measure each so many steps; the steps between cost nothing (with `jit_compile=True` as much as the others).
       splits: micro-batches per batch of the split estimator, at least 2.
       hessian_every: also measure, each so many steps, what the full noise scale B_noise = tr(H Sigma)/(G^T H G) is made of, by
         Hessian-vector products: about 15 passes over a third of the batch. 0: never.

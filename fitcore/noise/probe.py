@@ -75,6 +75,7 @@ class Probe:
       model: what is trained.
       config: how it is measured.
       replicas: how many the step is run on.
+      jit_compile: whether XLA compiles the step, as `compile(jit_compile=True)` asks for.
 
     Attributes:
       entries: what the row's columns are about.
@@ -85,11 +86,12 @@ class Probe:
       ValueError: what `config` asks for can't be had on so many replicas.
     """
 
-    def __init__(self, model: Any, config: GradientNoise, replicas: int = 1) -> None:
+    def __init__(self, model: Any, config: GradientNoise, replicas: int = 1, jit_compile: bool = False) -> None:
         config.check(replicas)
         self.model = model
         self.config = config
         self.replicas = replicas
+        self._jit_compile = jit_compile
         self.entries: list[Entry] = []
         self.how: dict[str, str] = {}
         self.regularized = False
@@ -150,14 +152,14 @@ class Probe:
             with Passes(loss_of, batch, 3, used, others) as passes:
                 return tf.stack([tf.ones([], tf.float64), *curvature(passes)])
 
-        found = sometimes(seen.step, self.config.every, row, self._width(gradients, by_tap))
+        found = sometimes(seen.step, self.config.every, row, self._width(gradients, by_tap), self._jit_compile)
         if part is not None:
             count = len(self.entries)
             summands, *norms_sq = tf.split(found, [HEAD + count, *[count] * (1 + self.regularized)])
             return part.joined(summands, norms_sq, *self.kinds)
         if not self.config.hessian_every:
             return found
-        return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3)], axis=0)
+        return tf.concat([found, sometimes(seen.step, self.config.hessian_every, curved, 3, self._jit_compile)], axis=0)
 
     def totals(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
         """What rules in the loop see of one step, by name, from its row, traced: float64 scalars, NaN if not measured."""
@@ -312,8 +314,15 @@ class Probe:
         return between
 
 
-def sometimes(step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int) -> tf.Tensor:
-    """`compute()`, a float64 vector of this width, at steps 0, `every`, ...; zeros at the others."""
+def sometimes(
+    step: tf.Tensor, every: int, compute: Callable[[], tf.Tensor], width: int, jit_compile: bool = False
+) -> tf.Tensor:
+    """`compute()`, a float64 vector of this width, at steps 0, `every`, ...; zeros at the others.
+
+    In a step that XLA compiles it is computed at each step: what is handed to a branch XLA lays out and fuses otherwise, and
+    the training has other last bits then.
+    """
     if every == 1:
         return compute()
-    return tf.cond(tf.equal(step % every, 0), compute, lambda: tf.zeros([width], tf.float64))
+    now, nothing = tf.equal(step % every, 0), tf.zeros([width], tf.float64)
+    return tf.where(now, compute(), nothing) if jit_compile else tf.cond(now, compute, lambda: nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import keras
@@ -16,4 +17,12 @@ PIECES: dict[str, Any] = {
     for name, each in vars(module).items()
     if getattr(each, "__module__", "") == module.__name__
 }
-NAMES: dict[str, Any] = {"keras": keras, "np": np, "tf": tf, "layers": keras.layers, "Any": Any, "Iterator": Any}  # a script's
+NAMES: dict[str, Any] = {  # what a script imports
+    "random": random,
+    "keras": keras,
+    "np": np,
+    "tf": tf,
+    "layers": keras.layers,
+    "Any": Any,
+    "Iterator": Any,
+}

@@ -98,16 +98,11 @@ class KeepsBest(keras.callbacks.Callback):
 class CompilesInEpoch(keras.callbacks.Callback):
     """Thaws all and compiles again while training."""
 
-    def __init__(self, again: bool) -> None:
-        super().__init__()
-        self.again = again
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 1:
             self.model.trainable = True
             self.model.compile(keras.optimizers.SGD(0.01), self.model.loss)
-            if self.again:
-                self.model.make_train_function()
+            self.model.make_train_function()  # without it Keras raises
 
 
 class PredictsAtEpochs(keras.callbacks.Callback):

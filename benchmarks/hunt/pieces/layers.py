@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -50,6 +52,13 @@ class DrawsByTensorFlow(layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         return x + 0.1 * tf.random.normal(tf.shape(x), dtype=x.dtype) if training else x
+
+
+class DrawsWhileTraced(layers.Layer):
+    """Scales by what Python and NumPy give when it is called: once for each trace."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x * (0.5 + random.random() + np.random.rand()) if training else x
 
 
 class Penalty(layers.Layer):
