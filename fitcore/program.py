@@ -100,7 +100,7 @@ class Program:
         self._not_again: set[Any] = set()  # keys of those whose step is optimized already
         self._agree = agree
         self._compiled: dict[Any, Any] = {}  # concrete functions
-        self._past_end: dict[Any, Callable[..., Any]] = {}
+        self._past_end: dict[Any, Any] = {}  # concrete functions
         self._by_ones: set[Any] = set()  # keys of those that can't make several steps in a call
         self._step_graphs: dict[Any, tf.Graph] = {}
         self._lengths: dict[str, int] = {}  # of what is recorded; known once the step has been traced
@@ -264,7 +264,9 @@ class Program:
         """Start a step for which there is no batch any more: how Keras finds out that data of unknown size have ended.
 
         What in a step doesn't depend on its batch happens all the same: the optimizer counts a step, dropout's generators
-        move on. Later steps depend on that, so it is done here in the same way, by the same ops.
+        move on. Later steps depend on that, so it is done here in the same way, by the same ops. Of several replicas the
+        end of the data may overtake one: seldom, in Keras, its optimizer doesn't count the step that the first one's counts.
+        Here all count it, as in most of Keras's fits.
         """
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return  # op by op, the missing batch comes first
@@ -279,6 +281,8 @@ class Program:
             self._past_end[source.key] = call
         with contextlib.suppress(tf.errors.OutOfRangeError):
             call(feed, _int64(index), carried)
+        if source.replicated:
+            keras_private.let_copies_agree(call.graph)
 
     def _trace(self, source: Source, carried_specs: dict[str, tf.TensorSpec]) -> Any:
         what = f"on {self._key(source)!r}, recording {', '.join(self.names) or 'nothing'}"

@@ -25,6 +25,7 @@ from fitcore.keras_private.data import (
 from fitcore.keras_private.distribution import (
     build_in_cluster,
     build_variables,
+    let_copies_agree,
     mean_over_replicas,
     strategy_of,
     sums_over_replicas,
@@ -185,6 +186,7 @@ __all__ = [
     "kept",
     "keras_globals",
     "lean_recurrence",
+    "let_copies_agree",
     "loss_tracker",
     "losses_see_no_size",
     "lstm_times",

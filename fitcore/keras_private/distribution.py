@@ -9,6 +9,8 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker, reduce_per_replica
 from keras.src.losses.loss import unscale_loss_for_distribution
 
+from fitcore.keras_private.resources import captured_variables
+
 
 def strategy_of(model: Any) -> tf.distribute.Strategy | None:
     """The tf.distribute strategy by which Keras runs the model's steps, the one it was made under or the current one, or None.
@@ -72,3 +74,20 @@ def sums_over_replicas(optimizer: Any) -> bool:
     strategy = optimizer._distribution_strategy
     mirrors = isinstance(strategy, (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy))
     return mirrors or bool(strategy.num_replicas_in_sync > 1)
+
+
+def let_copies_agree(graph: tf.Graph) -> None:
+    """Give each variable of a traced step that its strategy keeps equal on all replicas the first replica's value on all.
+
+    Such a variable, for example the optimizer's count of steps, is equal until a step fails: its new value is sent from one
+    replica to the others, and the failure may overtake it. A variable without aggregation is each replica's own business.
+
+    Why: only a copy's handle leads to the variable that holds all copies (TensorFlow >= 2.6).
+    """
+    holders = [getattr(copy.handle, "_distributed_container", lambda: None)() for copy in captured_variables(graph)]
+    for holder in {id(each): each for each in holders if each is not None}.values():
+        synchronized_on_write = holder.synchronization != tf.VariableSynchronization.ON_READ
+        if synchronized_on_write and holder.aggregation != tf.VariableAggregation.NONE:
+            first, *others = holder.values
+            for other in others:
+                other.assign(first)
