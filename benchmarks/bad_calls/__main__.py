@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks.bad_calls import CALLS, compare
-from benchmarks.parity.__main__ import device, write_json
+from benchmarks.parity.__main__ import about, device, write_json
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
                 wrong = f"  WRONG: {row.problem}" if row.problem else ""
                 print(f"  {bad.text}: {row.keras}, fitcore {row.fitcore}{wrong}", flush=True)
     if flags.FLAGS.json:
-        write_json(flags.FLAGS.json, rows)  # type: ignore[arg-type]  # rows of any dataclass
+        write_json(flags.FLAGS.json, about(), rows)
     wrong_rows = sum(bool(row.problem) for row in rows)
     print(f"bad calls {len(rows) - wrong_rows}/{len(rows)} answered as by Keras, or for a stated reason not")
     sys.exit(wrong_rows > 0)

@@ -48,5 +48,5 @@ def cell(row: Row) -> str:
 
 if __name__ == "__main__":
     text = PARITY.read_text()
-    written = section([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]])
+    written = section([run for name in sys.argv[1:] for run in json.loads(pathlib.Path(name).read_text())])
     PARITY.write_text(text.removesuffix(bad_calls_section(text)) + written)

@@ -48,6 +48,7 @@ class Row:
       weights, optimizer, history: largest absolute difference; infinite where shapes or names differ, None if unknown.
       seconds: how long the three trainings took.
       op_determinism: it was on, because Keras doesn't repeat itself without.
+      claim: which of several claims doesn't hold, if the case makes several.
     """
 
     case: str
@@ -58,6 +59,7 @@ class Row:
     history: float | None
     seconds: float
     op_determinism: bool = False
+    claim: str = ""
 
     @property
     def skipped(self) -> bool:

@@ -11,6 +11,8 @@ from keras import layers
 
 from benchmarks.parity.setup import Impossible, Setup, case, mlp, regression, stack
 
+MUON_FAILS = "Muon of Keras 3.12 fails with TensorFlow: its variables have no `path`"
+
 
 def optimizer_case(name: str, text: str, make: Callable[[], keras.optimizers.Optimizer]) -> None:
     """Register the MLP trained by the optimizer that `make` returns."""
@@ -31,7 +33,7 @@ def named(name: str, *arguments: Any, **keywords: Any) -> keras.optimizers.Optim
 
 def muon() -> keras.optimizers.Optimizer:
     if keras.__version__.startswith("3.12."):
-        raise Impossible("Muon of Keras 3.12 fails with TensorFlow: its variables have no `path`")
+        raise Impossible(MUON_FAILS)
     return keras.optimizers.Muon(0.01)
 
 

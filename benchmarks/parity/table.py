@@ -1,6 +1,7 @@
 """Writes PARITY.md: `python -m benchmarks.parity.table NEWEST.json OLDEST.json ...`, from what `--json` wrote.
 
-Results of one version and device are joined, later ones taking the place of earlier: a case can be run again alone.
+Results of one version, device and setting of oneDNN are joined, later ones taking the place of earlier: a case can be run again
+alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.parity import CASES, cluster
+from benchmarks.kinds import LEFT_OUT
+from benchmarks.parity import CASES, cluster, kinds
 from benchmarks.parity.comparison import Row
 
 PARITY = pathlib.Path(__file__).parent.parent.parent / "PARITY.md"
@@ -23,16 +25,25 @@ same seed. **yes**: all weights, random states, optimizer variables, every value
 (files, events, calls) are equal to the last bit, and Keras repeats itself. "with op determinism": Keras repeats itself only
 with `tf.config.experimental.enable_op_determinism()`, which was on for both.
 
+oneDNN is a library of kernels. TensorFlow uses it in place of its own where the CPU has instructions for neural networks, or
+where `TF_ENABLE_ONEDNN_OPTS` says so; other kernels have other last bits, and other programs are made of the same model. Each
+version of Keras therefore has two columns: with oneDNN on and off.
+
+Rows of Keras's activations, layers, optimizers, losses and metrics, one for each that Keras exports, say three things: the fit
+is exact; it is exact with `noise=True`; and with `noise=True` it is exact when it was cut in the middle of an epoch and gone on
+from on a new model. What differs is named. Kinds that take the same data are trained in one model, each with weights of its
+own. The end of this file says which are left out.
+
 This file is written by a command, never by hand:
 
 ```sh
-python -m benchmarks.parity --json newest.json    # in an environment with the newest Keras
-python -m benchmarks.parity --json oldest.json    # in one with the oldest
+python -m benchmarks.parity --onednn=both --json newest.json    # in an environment with the newest Keras
+python -m benchmarks.parity --onednn=both --json oldest.json    # in one with the oldest
 python -m benchmarks.parity.table newest.json oldest.json
 ```
 
-A run may be cut into parts with `--case`; the files of one version are joined, the last to name a case holding. The last
-section, on bad calls, is written by commands of its own, which leave the rest alone, as these leave that section:
+A run may be cut into parts with `--case`; the files of one version and setting are joined, the last to name a case holding. The
+last section, on bad calls, is written by commands of its own, which leave the rest alone, as these leave that section:
 
 ```sh
 python -m benchmarks.bad_calls --json newest-bad-calls.json
@@ -80,20 +91,31 @@ Seen with Keras 3.15.1 and TensorFlow 2.21, `model.fit` under MirroredStrategy o
   compiled and fitted inside (benchmarks/parity/cluster.py). There `steps_per_execution` above 1 fails as under
   MirroredStrategy, and `evaluate` before any training with the first of these errors. fitcore does both.
 
+## What Keras exports and no row trains
+LEFT_OUT
+
 ## What can't be compared
 - Training without a global seed, with `shuffle=True` or dropout: Keras doesn't repeat itself.
 - On a GPU without op determinism Keras doesn't repeat itself in many models; the command then runs these with it.
 - `fitcore.Reshuffle`, `fitcore.Engine` of explicit parts, hooks that stop or set: Keras has nothing like them.
 - Times, and what is printed: the progress bar is redrawn when the compiled loop returns, not after each batch, and
   `verbose="auto"` shows none in a pipe.
-"""
+""".replace(
+    "LEFT_OUT", "\n".join(f"- `{module}.{name}` {why}." for module, names in LEFT_OUT.items() for name, why in names.items())
+)
 
+
+ON_OFF = {"0": "off", "1": "on"}
 
 # (theme, feature) of every case, in the table's order
-LISTED = {name: (case.theme, case.text) for name, case in CASES.items()} | {
-    name: (f"MultiWorkerMirroredStrategy, {cluster.WORKERS} processes", (build.__doc__ or "").splitlines()[0].rstrip("."))
-    for name, build in cluster.WAYS.items()
-}
+LISTED = (
+    {name: (case.theme, case.text) for name, case in CASES.items()}
+    | {
+        name: (f"MultiWorkerMirroredStrategy, {cluster.WORKERS} processes", (build.__doc__ or "").splitlines()[0].rstrip("."))
+        for name, build in cluster.WAYS.items()
+    }
+    | {name: (kinds.theme(name), kind.text) for name, kind in kinds.KINDS.items()}
+)
 
 
 def parity_table(results: Sequence[dict[str, Any]]) -> str:
@@ -104,36 +126,57 @@ def parity_table(results: Sequence[dict[str, Any]]) -> str:
     """
     joined: dict[str, dict[str, Any]] = {}
     for result in results:
-        before = joined.setdefault(str((result["versions"], result["device"])), result)
-        joined[str((result["versions"], result["device"]))] = result | {"rows": before["rows"] + result["rows"]}
+        key = str((result["versions"], result["device"], result["onednn"]))
+        before = joined.setdefault(key, result)
+        joined[key] = result | {"rows": before["rows"] + result["rows"]}
     results = list(joined.values())
     rows = []
     for result in results:
         named = {row["case"]: Row(**row) for row in result["rows"] if row["case"] in LISTED}
         if named.keys() != LISTED.keys():
             missing = sorted(LISTED.keys() - named.keys())
-            raise ValueError(f"Results must hold every case. Missing for {result['versions']}: {missing}")
+            raise ValueError(f"Results must hold every case. Missing for {_head(result)}, {result['versions']}: {missing}")
         rows.append(named)
     lines = [
         HEAD,
-        "| run | Keras | TensorFlow | NumPy | Python | device | date | bit-identical |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | Keras | TensorFlow | NumPy | Python | device | oneDNN | date | bit-identical |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for i, (result, named) in enumerate(zip(results, rows)):
         versions = [result["versions"][name] for name in ("keras", "tensorflow", "numpy", "python")]
         skipped = sum(row.skipped for row in named.values())
         count = f"{sum(row.identical for row in named.values())} of {len(named) - skipped}"
         count += f", {skipped} impossible there" if skipped else ""
-        lines.append(f"| {i + 1} | {' | '.join(versions)} | {result['device']} | {result['date']} | {count} |")
+        where = f"{result['device']} | {ON_OFF[result['onednn']]} | {result['date']}"
+        lines.append(f"| {i + 1} | {' | '.join(versions)} | {where} | {count} |")
+    lines += ["", *_cpus(results)]
     heading = None
     for name, (theme, feature) in LISTED.items():
         if theme != heading:
             heading = theme
-            heads = [f"Keras {result['versions']['keras']}" for result in results]
+            heads = [_head(result) for result in results]
             lines += ["", f"## {theme}", f"| feature | case | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
         cells = [verdict(named[name]).replace("|", "\\|") for named in rows]
         lines.append(f"| {feature} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" + TAIL
+
+
+def _head(result: dict[str, Any]) -> str:
+    return f"Keras {result['versions']['keras']}, oneDNN {ON_OFF[result['onednn']]}"
+
+
+def _cpus(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A paragraph on each CPU."""
+    runs: dict[tuple[str, str, str], list[str]] = {}
+    for i, result in enumerate(results):
+        cpu = result["cpu"]
+        key = (cpu["name"] or "unknown", ", ".join(cpu["features"]) or "unknown", ON_OFF[result["onednn_by_default"]])
+        runs.setdefault(key, []).append(str(i + 1))
+    return [
+        f"CPU of run{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {name}. Its features that decide on kernels: {features}. "
+        f"TensorFlow's default there: oneDNN {default}."
+        for (name, features, default), numbers in runs.items()
+    ]
 
 
 def bad_calls_section(text: str) -> str:
@@ -145,10 +188,12 @@ def bad_calls_section(text: str) -> str:
 def verdict(row: Row) -> str:
     """What a cell says: the verdict, with the largest differences if there are any."""
     if row.verdict == "NO":
-        return f"**no**: weights differ by up to {row.weights:.2g}, optimizer {row.optimizer:.2g}, History {row.history:.2g}"
-    return row.verdict + (", with op determinism" if row.op_determinism else "")
+        by = f"weights differ by up to {row.weights:.2g}, optimizer {row.optimizer:.2g}, History {row.history:.2g}"
+        return f"**no**{' ' * bool(row.claim)}{row.claim}: {by}"
+    claimed = f"{row.claim}: {row.verdict}" if row.claim else row.verdict
+    return claimed + (", with op determinism" if row.op_determinism else "")
 
 
 if __name__ == "__main__":
-    written = parity_table([json.loads(pathlib.Path(name).read_text()) for name in sys.argv[1:]])
+    written = parity_table([run for name in sys.argv[1:] for run in json.loads(pathlib.Path(name).read_text())])
     PARITY.write_text(written + bad_calls_section(PARITY.read_text()))
