@@ -147,7 +147,10 @@ class Totals(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if self._summed is None:
-            summed = iter(total([tensor for tensor in self._local if tensor is not None]))
+            # Sums that the update is made of are the training's, even if one who watches reads them first: see aside.py.
+            root = tf.compat.v1.get_default_graph().name_scope(None) if self._shared else contextlib.nullcontext()
+            with root:
+                summed = iter(total([tensor for tensor in self._local if tensor is not None]))
             self._summed = [None if tensor is None else next(summed) for tensor in self._local]
         return iter(self._summed)
 

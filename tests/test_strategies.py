@@ -178,6 +178,26 @@ def test_all_replicas_count_the_step_begun_at_the_end_of_the_data() -> None:
         assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
+@pytest.mark.parametrize("activation", ["gelu", "hard_silu"])
+def test_sums_that_are_read_and_applied_are_the_trainings(activation: str) -> None:
+    """Their gradients, made once more for those who watch, would be made of other ops."""
+    x, y = data(53)
+
+    def make(**compile_arguments: Any) -> keras.Model:
+        keras.utils.set_random_seed(1)
+        hidden = [keras.layers.Dense(8, activation=activation) for _ in range(2)]
+        model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        return model
+
+    found = []
+    for record in ([], ["step/gradient_norm"]):
+        model = under(mirrored(), make)
+        fitcore.fit(model, x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, record=record)
+        found.append([value.tobytes() for value in model.get_weights()])
+    assert found[0] == found[1]
+
+
 def test_sparse_gradients_take_a_call_for_each_step() -> None:
     """TensorFlow's op that gathers them remembers one shape for a whole call; the last batch is smaller."""
     tokens = np.random.default_rng(0).integers(0, 9, size=(20, 4))
