@@ -337,8 +337,7 @@ class Engine:
         own = ("train_step", "compute_metrics", "get_metrics_result")
         if self.replicas is not None or any(keras_private.overrides(self.model, name) for name in own):
             return False
-        leaves = [leaf for metric in self.model.metrics for leaf in getattr(metric, "metrics", [metric])]
-        return all(type(leaf).result is keras.metrics.Mean.result for leaf in leaves)
+        return keras_private.are_means(self.model)
 
     def get_weights(self) -> list[np.ndarray]:
         """The weights, moving statistics included, as arrays: `model.get_weights()`."""

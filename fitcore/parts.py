@@ -72,7 +72,12 @@ def compiled_parts(model: keras.Model, jit_compile: bool) -> Parts:
         compiled = keras_private.compile_metrics(model)
         if compiled is not None:
             compiled.update_state(y, y_pred, sample_weight)
-        return None
+        # Keras computes the results in each step. A constant in one of them may be merged with one of the loss's, and
+        # TensorFlow orders the terms of a sum by the names of what it merged. Means have no constants.
+        if fast.get() or on_replicas() or compiled is None or keras_private.are_means(model):
+            return None
+        results: dict[str, Any] = model.get_metrics_result()
+        return results
 
     return Parts(
         forward=_forward(model, with_training, jit_compile),

@@ -155,7 +155,7 @@ def gradient_norm(seen: Observation) -> tf.Tensor:
     """Euclidean norm of the whole gradient as the optimizer gets it: loss scale undone, before any clipping."""
     dense = [tf.convert_to_tensor(g) for g in seen.gradients if g is not None]  # sums rows an embedding met twice
     squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32 if g.dtype.size < 4 else g.dtype))) for g in dense]
-    norm = tf.sqrt(tf.add_n([tf.cast(s, tf.float64) for s in squares]))
+    norm = tf.sqrt(sum((tf.cast(s, tf.float64) for s in squares), tf.zeros([], tf.float64)))  # of none, where all is frozen
     return norm / tf.cast(scaled(seen.optimizer, tf.ones((), tf.float32)), tf.float64)
 
 

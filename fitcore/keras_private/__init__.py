@@ -99,6 +99,7 @@ from fitcore.keras_private.resources import (
     version,
 )
 from fitcore.keras_private.trainer import (
+    are_means,
     assert_compiled,
     cache_validation,
     compile_metrics,
@@ -138,6 +139,7 @@ __all__ = [
     "added_losses",
     "all_layers",
     "are_arrays",
+    "are_means",
     "array_inputs",
     "as_passes_begin",
     "assert_compiled",

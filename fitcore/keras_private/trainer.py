@@ -198,3 +198,12 @@ def flush_events(callback: keras.callbacks.TensorBoard) -> None:
     """Let it write the points it holds back. Why: its writers are a private attribute (Keras >= 3.0)."""
     for writer in callback._writers.values():
         writer.flush()
+
+
+def are_means(model: keras.Model) -> bool:
+    """Whether the results of all of a model's metrics are plain means, its losses' included.
+
+    Why: the metrics given to `compile` are within one that has no public class (Keras >= 3.0).
+    """
+    leaves = [leaf for metric in model.metrics for leaf in getattr(metric, "metrics", [metric])]
+    return all(type(leaf).result is keras.metrics.Mean.result for leaf in leaves)
