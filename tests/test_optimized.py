@@ -146,6 +146,23 @@ def test_bits_whatever_is_fused(name: str, each: int) -> None:
     assert trained(keras.Model.fit, MODELS[name], X, each) == trained(fitcore.fit, MODELS[name], X, each)
 
 
+def test_losses_whose_terms_are_added_in_the_order_of_their_names() -> None:
+    """TensorFlow keeps one of several equal constants, here 1e-7 of two losses, and which of them depends on the whole step."""
+    names = ("BinaryCrossentropy", "BinaryFocalCrossentropy", "Dice", "Hinge", "SquaredHinge", "Tversky")
+    targets = {name: (X[:, :1] > 0).astype("float32") for name in names}
+
+    def bits(fit: Any) -> list[bytes]:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((6,))
+        outputs = {name: layers.Dense(1, "sigmoid", name=name)(layers.Dense(4, "relu")(inputs)) for name in names}
+        model = keras.Model(inputs, outputs)
+        model.compile(keras.optimizers.SGD(0.05), {name: getattr(keras.losses, name)() for name in names})
+        fit(model, X, targets, batch_size=4, epochs=2, verbose=0)
+        return [each.tobytes() for each in model.get_weights()]
+
+    assert bits(keras.Model.fit) == bits(fitcore.fit)
+
+
 def test_a_maximum_of_what_is_not_a_number() -> None:
     """oneDNN and TensorFlow choose other places for its gradient: which of them Keras has depends on the process."""
     x = X.copy()
