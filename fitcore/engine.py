@@ -249,9 +249,10 @@ class Engine:
         """Evaluate up to `steps` batches in one compiled call; metrics accumulate."""
         return self._run(self.test_program(), stream, steps, 0, seconds, _carried(stream))
 
-    def train_on_batch(self, batch: Any) -> dict[str, Any]:
-        """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight). Returns the logs, tensors; metrics accumulate."""
-        return self.train_program(self.default_record).run_batch(batch)
+    def train_on_batch(self, batch: Any, program: Program | None = None) -> dict[str, Any]:
+        """Train on one batch at hand, (x,), (x, y) or (x, y, sample_weight), by this engine's program or the one given. Returns
+        the logs, tensors; metrics accumulate."""
+        return (program or self.train_program(self.default_record)).run_batch(batch)
 
     def test_on_batch(self, batch: Any) -> dict[str, Any]:
         """Evaluate one batch at hand. As `train_on_batch`."""

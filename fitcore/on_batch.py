@@ -25,8 +25,8 @@ def train_on_batch(
     """
     check_model(model, "train_on_batch")
     engine = Engine.of_compiled(model, "train")
-    engine.train_program(engine.default_record)  # made now: below, Keras's own step is out of its place
-    with keras_private.step_function(model, "train_function", engine.train_on_batch):
+    program = engine.train_program(engine.default_record)  # now: below, Keras's own step is out of its place
+    with keras_private.step_function(model, "train_function", lambda batch: engine.train_on_batch(batch, program)):
         return keras_private.train_on_batch(model, x, y, sample_weight, class_weight, return_dict)
 
 

@@ -166,9 +166,9 @@ def test_cut_and_started_again(
     fits, number, at = FITS[name]
     begun: list[Any] = []
 
-    def cutting(hooks: Any, noise: Any, checkpoint: Any) -> fitcore.Patch:
+    def cutting(hooks: Any, noise: Any, checkpoint: Any, check: Any) -> fitcore.Patch:
         begun.clear()
-        return fitcore.patch_keras(hooks_of, noise, checkpoint)
+        return fitcore.patch_keras(hooks_of, noise, checkpoint, check)
 
     def hooks_of(model: keras.Model) -> list[fitcore.Hook]:
         begun.append(model)
