@@ -119,7 +119,7 @@ SLOW = {
     **{f"Conv2D({a})": chain(IMAGES, lambda a=a: L.Conv2D(4, 3, activation=a), lambda: L.Conv2D(3, 2))
        for a in ACTIVATIONS + SLOW_ACTIVATIONS},
     **{f"{k} and itself, after Conv1D": chain(TIMES, lambda: L.Conv1D(6, 3), f, L.Flatten, lambda: L.Dense(5, "tanh"))
-       for k, f in OF_TIMES.items() if not k.startswith("EinsumDense")},  # which want as many times as are there before the convolution
+       for k, f in OF_TIMES.items() if not k.startswith("EinsumDense")},  # which want the convolution's input's times
     **{f"BatchNormalization, ReLU, {k}, ReLU": chain(
         IMAGES, lambda: L.Conv2D(4, 3, padding="same"), L.BatchNormalization, L.ReLU, f, L.ReLU) for k, f in OF_IMAGES.items()},
 }  # fmt: skip
