@@ -1,4 +1,4 @@
-"""A cheaper update for Keras's SGD, Adam, AdamW and RMSprop, with the same bits.
+"""A cheaper update for Keras's Adam, AdamW and RMSprop, with the same bits; of SGD in the fast tier alone.
 
 Keras updates one variable after the other, with a dozen small ops for each. Here, inside Keras's own `apply`:
 
