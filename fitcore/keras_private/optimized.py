@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
-from tensorflow.python.eager import cancellation, context
+from tensorflow.python.eager import cancellation, context, execute
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph
 from tensorflow.python.ops import handle_data_util
@@ -42,6 +43,7 @@ _COMPUTING = (
 )
 
 _numbers = itertools.count()
+_TRIES = 20  # each fails only while another thread prepares a function
 _collecting = threading.Lock()  # TensorFlow collects graphs for the whole process
 
 
@@ -62,27 +64,54 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     Why: TensorFlow has no public way to ask for the optimized graph or to make a function of it (TensorFlow >= 2.14: names of
     `atomic_function`).
     """
-    mark = f"fitcore_{next(_numbers)}"
-    marked = tf.TensorSpec([], tf.bool, name=mark)  # nobody reads it: its name tells this graph from others
-    outer = tf.function(lambda _, *arguments: function(*arguments), autograph=False).get_concrete_function(marked, *specs)
-    definition = _optimized_graph(outer, mark)
+    outer, definition = _prepared(function, specs)
     if _unknown(definition):  # functions made for one call of another: they can't be had, but needn't be made
         with _rewrites_off("function_optimization"):
-            definition = _optimized_graph(outer, mark)
+            outer, definition = _prepared(function, specs)
     graph = None if _unknown(definition) else _imported(definition, outer)
     if graph is None:
         return None
-    inner = atomic_function.from_func_graph(f"__inference_optimized_{mark}", graph, {})
+    inner = atomic_function.from_func_graph(f"__inference_optimized_{next(_numbers)}", graph, {})
 
     def call(*arguments: Any) -> Any:
         here = tf.compat.v1.get_default_graph()
         for variable in outer.graph.variables:  # as any function that is called tells the graph what it uses
             here.watch_variable(variable)
         flat = [leaf for leaf in tf.nest.flatten(arguments, expand_composites=True) if leaf is not None]
-        results = inner.call_flat(*flat, *outer.captured_inputs)
-        return tf.nest.pack_sequence_as(outer.structured_outputs, results or [], expand_composites=True)
+        results = _call(here, inner, [*flat, *outer.captured_inputs])
+        for result, traced in zip(results, outer.outputs):
+            result.set_shape(traced.shape)
+            handle_data_util.copy_handle_data(traced, result)
+        return tf.nest.pack_sequence_as(outer.structured_outputs, results, expand_composites=True)
 
     return call
+
+
+def _call(graph: Any, function: Any, arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The results of an op in this graph that calls an `AtomicFunction`.
+
+    Why: its own call lets TensorFlow find the shapes of the results by walking through the function. That fails at loops that
+    were lowered, or doesn't, by the order of ops, which is chance ("Missing src context"; TensorFlow 2.20, 2.21).
+    """
+    graph._add_function_recursive(function)
+    options, kinds = function.call_options, [each.dtype for each in function.function_type.flat_outputs]
+    settings = context.context().function_call_options.as_attrs()
+    attributes = {
+        "f": attr_value_pb2.AttrValue(func=attr_value_pb2.NameAttrList(name=function.name)),
+        "Tin": _types([each.dtype for each in arguments]),
+        "Tout": _types(kinds),
+        "config_proto": attr_value_pb2.AttrValue(s=settings["config_proto"]),
+        "executor_type": attr_value_pb2.AttrValue(s=tf.compat.as_bytes(settings["executor_type"])),
+        "_disable_call_shape_inference": attr_value_pb2.AttrValue(b=True),
+    }
+    name = "StatefulPartitionedCall" if options.is_stateful else "PartitionedCall"
+    op = graph.create_op(name, arguments, kinds, name=name, attrs=attributes)
+    atomic_function._set_read_only_resource_inputs_attr(op, function.graph)
+    return list(op.outputs)
+
+
+def _types(kinds: Sequence[tf.DType]) -> attr_value_pb2.AttrValue:
+    return attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(type=[each.as_datatype_enum for each in kinds]))
 
 
 def not_optimized_again() -> contextlib.AbstractContextManager[None]:
@@ -112,8 +141,33 @@ def _rewrites_off(*names: str) -> Iterator[None]:
         here.function_call_options = before
 
 
-def _optimized_graph(function: Any, mark: str) -> Any:
-    """The GraphDef that TensorFlow runs for a concrete function. `mark`: the name of one of its arguments, no other's.
+def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
+    """A concrete function that calls this one, and the GraphDef that TensorFlow runs for it.
+
+    Raises:
+      RuntimeError: other threads prepared functions of theirs each time that this was tried.
+    """
+    flat = tf.nest.flatten(list(specs), expand_composites=True)
+
+    def called(*arguments: tf.Tensor) -> Any:
+        given = iter(arguments)
+        leaves = [None if spec is None else next(given) for spec in flat]
+        return function(*tf.nest.pack_sequence_as(list(specs), leaves, expand_composites=True))
+
+    for _ in range(_TRIES):
+        mark = f"fitcore_{next(_numbers)}"  # begins the arguments' names, which tell this graph from others
+        marked = [tf.TensorSpec(spec.shape, spec.dtype, f"{mark}_{i}") for i, spec in enumerate(flat) if spec is not None]
+        outer = tf.function(called, autograph=False).get_concrete_function(*marked)
+        definition = _optimized_graph(outer, mark)
+        if definition is not None:
+            return outer, definition
+    raise RuntimeError(f"TensorFlow didn't hand over the optimized graph of a step in {_TRIES} tries.")
+
+
+def _optimized_graph(function: Any, mark: str) -> Any | None:
+    """The GraphDef that TensorFlow runs for a concrete function. `mark`: what the names of its arguments begin with, no other's.
+
+    None if another thread prepared a function at the same time: TensorFlow puts the nodes of both into one.
 
     Why: graphs are collected with a run's metadata, which the public API writes to files only (TensorFlow >= 2.0).
     """
@@ -124,16 +178,34 @@ def _optimized_graph(function: Any, mark: str) -> Any:
     with _collecting:
         context.enable_run_metadata()
         try:
-            with contextlib.suppress(tf.errors.CancelledError), cancellation.CancellationManagerContext(cancelled):
-                function._call_flat(nothing, function.captured_inputs)
+            with contextlib.suppress(tf.errors.CancelledError):
+                execute.execute_with_cancellation(
+                    function.name.decode(),
+                    len(function.outputs),
+                    [*nothing, *function.captured_inputs],
+                    tuple(itertools.chain(*context.context().function_call_options.as_attrs().items())),
+                    context.context(),
+                    cancelled,  # `CancellationManagerContext` would cancel the calls of all threads
+                )
             tf.zeros([1]) + 1  # what was collected by a call that failed is handed over by the next op
             collected = context.export_run_metadata().function_graphs
         finally:
             context.disable_run_metadata()
-    for graphs in collected:
-        if any(node.op == "_Arg" and node.name == mark for node in graphs.pre_optimization_graph.node):
-            return graphs.post_optimization_graph
-    raise RuntimeError("TensorFlow didn't hand over the optimized graph of a step")
+    signature = function.function_def.signature
+    known = {("_Arg", i, each.name) for i, each in enumerate(signature.input_arg)}
+    for graphs in collected:  # what goes in and what comes out; the latter apart if another thread ran an op in between
+        before, after = (_ends(graph) for graph in (graphs.pre_optimization_graph, graphs.post_optimization_graph))
+        if any(name.startswith(mark) for _, _, name in (*before, *after)):
+            arguments, results = ({each for each in after if each[0] == op} for op in ("_Arg", "_Retval"))
+            once = len(after) == len(arguments | results)
+            if once and arguments and arguments <= known and len(results) == len(signature.output_arg):
+                return graphs.post_optimization_graph
+    return None
+
+
+def _ends(definition: Any) -> list[tuple[str, int, str]]:
+    """The nodes of a GraphDef that stand for arguments and results: op, which, name."""
+    return [(node.op, node.attr["index"].i, node.name) for node in definition.node if node.op in ("_Arg", "_Retval")]
 
 
 def _unknown(definition: Any) -> set[str]:
@@ -154,7 +226,7 @@ def _placeholder(tensor: tf.Tensor) -> tf.Tensor:
 
 def _imported(definition: Any, function: Any) -> Any:
     """A graph with the ops of an optimized GraphDef and the inputs of the concrete function that it was made of, or None."""
-    arguments = {node.attr["index"].i - 1: node.name for node in definition.node if node.op == "_Arg"}  # without the mark
+    arguments = {node.attr["index"].i: node.name for node in definition.node if node.op == "_Arg"}
     results = {node.attr["index"].i: node.input[0] for node in definition.node if node.op == "_Retval"}
     names = {*arguments.values()}
     body = tf.compat.v1.GraphDef(versions=definition.versions, library=definition.library)
@@ -177,7 +249,7 @@ def _imported(definition: Any, function: Any) -> Any:
     used = {_node(each) for node in body.node for each in node.input}
     with graph.as_default():
         inputs = []
-        for tensor in function.inputs[1:]:
+        for tensor in function.inputs:
             inputs.append(tf.compat.v1.placeholder(tensor.dtype, tensor.shape))
             handle_data_util.copy_handle_data(tensor, inputs[-1])
         given = {f"{name}:0": inputs[index] for index, name in arguments.items()}
