@@ -11,7 +11,6 @@ from keras import layers
 
 from benchmarks.bad_calls.setup import (
     LABELS,
-    NOT_THE_END,
     Bad,
     Picky,
     Unforeseen,
@@ -28,6 +27,7 @@ from benchmarks.bad_calls.setup import (
 # Why fitcore refuses what Keras takes without a word, beside the reasons in setup.py.
 NO_STEP = "nothing would be trained"
 NO_LOGS = "Keras's own `fit` and `evaluate` fail on it"
+NOT_THE_END = "Keras takes it for the end of the data, and the error is lost"
 
 
 def of_class(run_eagerly: bool = False, steps_per_execution: int = 1, **methods: Any) -> keras.Model:

@@ -36,7 +36,6 @@ class Bad:
 BY_NAME = "what a number means is to be seen where it stands: only `x` and `y` go by position"
 TRUTH = "`True` is no count"
 FOR_NONE = "Keras takes it for none given"
-NOT_THE_END = "Keras takes it for the end of the data, and the error is lost"
 EMPTY = "nothing would be trained"
 
 

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from benchmarks.bad_calls.setup import (
     EMPTY,
-    NOT_THE_END,
     Bad,
     Batches,
     Picky,
@@ -100,12 +99,10 @@ CALLS = [
     Bad(
         "a callback that raises StopIteration at a batch",
         lambda by: by.fit(linear(), **raising("on_train_batch_end", StopIteration())),
-        NOT_THE_END,
     ),
     Bad(
         "a callback that raises OutOfRangeError at a batch",
         lambda by: by.fit(linear(), **raising("on_train_batch_end", the_end())),
-        NOT_THE_END,
     ),
     Bad(
         "a callback whose method takes no logs",
