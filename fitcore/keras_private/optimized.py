@@ -165,7 +165,7 @@ def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _optimized_graph(function: Any, mark: str) -> Any | None:
-    """The GraphDef that TensorFlow runs for a concrete function. `mark`: what the names of its arguments begin with, no other's.
+    """The GraphDef that TensorFlow runs for a concrete function whose arguments' names begin with `mark`, no other's.
 
     None if another thread prepared a function at the same time: TensorFlow puts the nodes of both into one.
 
@@ -173,8 +173,8 @@ def _optimized_graph(function: Any, mark: str) -> Any | None:
     """
     cancelled = cancellation.CancellationManager()
     cancelled.start_cancel()
-    arguments = len(function.inputs) - len(function.captured_inputs)
-    nothing = [_placeholder(tensor) for tensor in function.inputs[:arguments]]
+    given = len(function.inputs) - len(function.captured_inputs)
+    nothing = [_placeholder(tensor) for tensor in function.inputs[:given]]
     with _collecting:
         context.enable_run_metadata()
         try:
