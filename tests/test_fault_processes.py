@@ -208,19 +208,19 @@ def test_a_forked_worker_dies_of_a_signal_as_if_there_were_no_checkpoint(tmp_pat
 
 
 class Rows(keras.utils.PyDataset):
-    """20 rows in batches of 4, made by two worker processes which take their time."""
+    """20 rows in batches of 4, made by two worker processes which take their time, another for an epoch's last batch."""
 
-    def __init__(self, seconds: float = 0.1) -> None:
+    def __init__(self, seconds: float = 0.1, last: float | None = None) -> None:
         super().__init__(workers=2, use_multiprocessing=True)
         self.x, self.y = models.data()
-        self.main, self.seconds = os.getpid(), seconds
+        self.main, self.seconds = os.getpid(), [seconds] * 4 + [last or seconds]
 
     def __len__(self) -> int:
         return 5
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if os.getpid() != self.main:
-            time.sleep(self.seconds)
+            time.sleep(self.seconds[index])
         return self.x[4 * index : 4 * index + 4], self.y[4 * index : 4 * index + 4]
 
 
@@ -237,7 +237,7 @@ def test_a_worker_that_dies_is_an_error_within_seconds_and_the_run_can_go_on(num
         died.append(time.monotonic())
 
     with pytest.raises(tf.errors.OpError, match=r"A worker process of a PyDataset .* died"):
-        train(tmp_path, {6: kill}, data=(Rows(), None), **WORKERS)
+        train(tmp_path, {6: kill}, data=(Rows(last=2), None), **WORKERS)  # not made yet when a worker is killed
     assert time.monotonic() - died[0] < 10
     assert train(tmp_path, data=(Rows(), None), **WORKERS) == train(None, data=(Rows(), None), **WORKERS)
 
