@@ -447,6 +447,11 @@ class Engine:
         return self._steps is not None
 
     @property
+    def steps_op_by_op(self) -> bool:
+        """Whether Python runs each op of a step itself: by `run_eagerly`, or by TensorFlow's own switch."""
+        return self.run_eagerly or tf.config.functions_run_eagerly()
+
+    @property
     def steps_per_execution(self) -> int:
         """What the user set in `compile`, else 1. It tells when batch callbacks are called, not how many steps run."""
         return self.model.steps_per_execution if self.is_compiled else 1

@@ -206,7 +206,8 @@ class Saver:
           CheckpointError: it changes what can't be saved.
         """
         if not self._checked:
-            run.engine.prepare(run.stream, run.record, run.rules, run.rule_state())
+            if not run.engine.steps_op_by_op:  # there a trace would show nothing, and optimizers would build themselves in it
+                run.engine.prepare(run.stream, run.record, run.rules, run.rule_state())
             self._check_program(run)
 
     def _check_program(self, run: Run) -> None:

@@ -325,13 +325,16 @@ class DatasetSource:
         self._torch_began: Any = None  # the generators of a PyTorch DataLoader when the pass under way began
         if self._torch is not None:
             keras_private.as_passes_begin(adapter, self._note_generators)
+        self._py_dataset = keras_private.py_dataset_of(adapter)
+        self._random: Any = None  # Python's random state when the order of the pass under way was drawn from it
+        self._has_workers = self._py_dataset is not None and keras_private.has_workers(adapter)
+        if self._py_dataset is not None and not self._has_workers:
+            keras_private.as_passes_begin(adapter, self._note_random)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()
         self.num_batches: int | None = adapter.num_batches
         self._element_spec = self._dataset.element_spec
         self.key: Any = ("dataset", repr(self._element_spec))
         self._rest: Any = None  # an adapter of the rest of a pass that another process had begun
-        self._py_dataset = keras_private.py_dataset_of(adapter)
-        self._random: Any = None  # Python's random state when the pass under way began: its order was drawn from it
 
     # TensorFlow's checkpoint of an iterator brings back the pass under way, but not what `shuffle` draws later (seen with 2.20
     # and 2.21). So only an endless pass is saved so; others are opened as often as before, for each draws seeds, and read
@@ -401,6 +404,9 @@ class DatasetSource:
                     next(feed, None)
         return feed
 
+    def _note_random(self) -> None:
+        self._random = random.getstate()
+
     def _note_generators(self) -> None:
         self._torch_began = torch_generators.states(self._torch)
 
@@ -431,7 +437,8 @@ class DatasetSource:
     def on_epoch_begin(self, new_pass: bool) -> None:
         if new_pass:
             self._rest = None
-            self._random = None if self._py_dataset is None else random.getstate()
+            if self._has_workers:  # they begin at once
+                self._note_random()
         (self._rest or self._adapter).on_epoch_begin()
 
     def on_epoch_end(self) -> None:

@@ -74,15 +74,17 @@ def is_torch_loader(x: Any) -> bool:
 def as_passes_begin(adapter: Any, call: Callable[[], None]) -> None:
     """Let `call` be called whenever a pass over the adapter's batches begins, which is when the first is asked for.
 
-    To be used before `get_tf_dataset`, which hands that method to TensorFlow. Why: there is no public way (Keras >= 3.0).
+    To be used before `get_tf_dataset`, which hands that method to TensorFlow. Why: there is no public way; a PyDataset's adapter
+    hands over another one (Keras >= 3.0).
     """
-    batches = adapter.get_numpy_iterator
+    method = "_get_iterator" if isinstance(adapter, PyDatasetAdapter) else "get_numpy_iterator"
+    batches = getattr(adapter, method)
 
     def begun() -> Any:
         call()
         yield from batches()
 
-    adapter.get_numpy_iterator = begun
+    setattr(adapter, method, begun)
 
 
 # Datasets that open what they read when they are opened themselves (seen with TensorFlow 2.20 and 2.21), so that a shuffle
@@ -124,6 +126,11 @@ def shuffles_as_it_is_read(dataset: tf.data.Dataset, fused: bool = False) -> boo
 def py_dataset_of(adapter: Any) -> keras.utils.PyDataset | None:
     """The PyDataset that the adapter reads, None if it reads something else. Why: as above (Keras >= 3.0)."""
     return adapter.py_dataset if isinstance(adapter, PyDatasetAdapter) else None
+
+
+def has_workers(adapter: Any) -> bool:
+    """Whether threads or processes make a PyDataset's batches, from the epoch's beginning on. Why: as above (Keras >= 3.0)."""
+    return adapter.enqueuer is not None
 
 
 def use_pool(adapter: Any, make_pool: Callable[[int, Callable[[], None]], Any]) -> None:

@@ -18,6 +18,9 @@ MOST_UNITS = 128  # of a cell: beyond, what is in the loop takes so long that th
 
 _TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, Times)
 
+# Other activations multiply by numbers, which TensorFlow gathers from one time to the next where the loop is written out.
+_UNROLLED_ACTIVATIONS = (keras.activations.tanh, keras.activations.sigmoid)
+
 _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 
 
@@ -103,6 +106,8 @@ def _can_be_unrolled(layer: Any, sequences: Any = None, mask: Any = None, **_: A
         tf.executing_eagerly()
         or layer.unroll
         or type(layer.cell) not in _CELLS
+        or layer.cell.activation not in _UNROLLED_ACTIVATIONS
+        or getattr(layer.cell, "recurrent_activation", keras.activations.sigmoid) not in _UNROLLED_ACTIVATIONS
         or layer.cell.units > MOST_UNITS
         or mask is not None
         or not tf.is_tensor(sequences)
