@@ -74,8 +74,8 @@ def is_torch_loader(x: Any) -> bool:
 def as_passes_begin(adapter: Any, call: Callable[[], None]) -> None:
     """Let `call` be called whenever a pass over the adapter's batches begins, which is when the first is asked for.
 
-    To be used before `get_tf_dataset`, which hands that method to TensorFlow. Why: there is no public way; a PyDataset's adapter
-    hands over another one (Keras >= 3.0).
+    To be used before `get_tf_dataset`, which hands that method to TensorFlow. Why: there is no public way; the adapter of a
+    PyDataset hands over another one (Keras >= 3.0).
     """
     method = "_get_iterator" if isinstance(adapter, PyDatasetAdapter) else "get_numpy_iterator"
     batches = getattr(adapter, method)
