@@ -4,7 +4,8 @@ TensorFlow's optimizer decides by who reads a tensor. A product, its bias and it
 bits, only if nobody else reads what is between them; a * b * rate is multiplied in another order if nobody else reads a * b;
 and two equal ops become one, which then has the readers of both. So each op that watches reads what it reads
 
-  - by way of an `EnsureShape`, which TensorFlow leaves in place: no op that watches is equal to one of the training;
+  - by way of an `EnsureShape`, which TensorFlow leaves in place: no op that watches is equal to one of the training. Each is
+    marked too, for those that read nothing: of two equal numbers TensorFlow keeps one, and adds terms in the order of names;
   - from a tensor that the training itself reads twice. A further reader then changes nothing: see `_Reads.safe`;
   - else from what the training makes of the tensor by moving its values only (a reshape, a transpose), moved back;
   - else from the same op, made once more.
@@ -81,7 +82,10 @@ def settle(kept: Any, watched: Any) -> Any:
         there = isinstance(value, tf.Tensor) and value.graph is graph and value.op in live and _is_value(value)
         return reads.of(value) if there else value
 
-    return tf.nest.map_structure(read, watched)
+    read_aside = tf.nest.map_structure(read, watched)
+    for op in (*watchers, *reads.ops()):
+        keras_private.make_unlike(op)
+    return read_aside
 
 
 def _needed(ops: Iterable[Any], stop: set[Any]) -> set[Any]:
@@ -120,6 +124,10 @@ class _Reads:
             with tf.control_dependencies(None), place, name, keras_private.no_op_callbacks():
                 self._made[tensor.name] = self._read(tensor)
         return self._made[tensor.name]
+
+    def ops(self) -> list[Any]:
+        """The ops that were made for them."""
+        return [op for op in self._graph.get_operations() if _READ in op.name]
 
     def _read(self, tensor: tf.Tensor) -> tf.Tensor:
         if not _is_value(tensor):

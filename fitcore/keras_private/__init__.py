@@ -50,7 +50,7 @@ from fitcore.keras_private.functions import (
     ops_are_watched,
     untraced,
 )
-from fitcore.keras_private.graphs import no_op_callbacks, read_instead
+from fitcore.keras_private.graphs import make_unlike, no_op_callbacks, read_instead
 from fitcore.keras_private.kernels import has_onednn, onednn, onednn_is_on, op_definition, registered_kernels
 from fitcore.keras_private.layers import (
     BATCH_MOMENTS,
@@ -194,6 +194,7 @@ __all__ = [
     "loss_tracker",
     "losses_see_no_size",
     "lstm_times",
+    "make_unlike",
     "make_variables",
     "mean_over_replicas",
     "metrics_or_logs",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.eager import context
 
 
@@ -17,6 +18,14 @@ def read_instead(op: Any, index: int, tensor: tf.Tensor) -> None:
     means. `_update_input` does it (TensorFlow >= 1.11).
     """
     op._update_input(index, tensor)
+
+
+def make_unlike(op: Any) -> None:
+    """Mark an op, so that TensorFlow takes no other one for its equal unless that is marked too.
+
+    Why: attributes of an op that is there already can't be set by public means (TensorFlow >= 1.11).
+    """
+    op._set_attr("_fitcore_watches", attr_value_pb2.AttrValue(b=True))
 
 
 @contextlib.contextmanager
