@@ -186,8 +186,9 @@ def cut_and_resumed(case: Mapping[str, Any], after: int, by: Any) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
 
         def saved(i: int, after: int | None) -> dict[str, Any]:
-            every, resume = "2 steps" if case["CUT"] > 1 else "1 step", "auto" if after or i else "must"
-            checkpoint = fitcore.Checkpoint(Path(folder, str(i)), every=every, resume=resume)
+            every, there = "2 steps" if case["CUT"] > 1 else "1 step", Path(folder, str(i))
+            resume = "must" if after is None and i == 0 and any(there.glob("*-*")) else "auto"
+            checkpoint = fitcore.Checkpoint(there, every=every, resume=resume)
             return {"checkpoint": checkpoint, "hooks": [Cutting(after if i == 0 else None)]}
 
         try:

@@ -55,7 +55,7 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
 
     Args:
       function: a `tf.function`; it is traced for the specs if it isn't yet.
-      specs: of its arguments: nests of `tf.TensorSpec` and the like.
+      specs: of its arguments, the first of which is a batch: nests of `tf.TensorSpec` and the like.
 
     Returns:
       A function of the same arguments and results, for calls while a graph is built. None if there can be none: some op of its
@@ -149,8 +149,10 @@ def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
     """
     flat = tf.nest.flatten(list(specs), expand_composites=True)
 
+    in_batch = sum(spec is not None for spec in tf.nest.flatten(specs[0], expand_composites=True))
+
     def called(*arguments: tf.Tensor) -> Any:
-        given = iter(arguments)
+        given = iter([*_out_of_one_op(arguments[:in_batch]), *arguments[in_batch:]])
         leaves = [None if spec is None else next(given) for spec in flat]
         return function(*tf.nest.pack_sequence_as(list(specs), leaves, expand_composites=True))
 
@@ -162,6 +164,17 @@ def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
         if definition is not None:
             return outer, definition
     raise RuntimeError(f"TensorFlow didn't hand over the optimized graph of a step in {_TRIES} tries.")
+
+
+def _out_of_one_op(batch: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The tensors of a batch, out of an op that has the name of the one that they come out of in Keras's step.
+
+    Factors and terms are put in the order of their ops' names, and an argument's can't begin with a capital letter.
+    """
+    if not batch:
+        return []
+    several = [*batch, *batch][: max(2, len(batch))]  # TensorFlow removes an identity of one
+    return tf.raw_ops.IdentityN(input=several, name="IteratorGetNext")[: len(batch)]
 
 
 def _optimized_graph(function: Any, mark: str) -> Any | None:

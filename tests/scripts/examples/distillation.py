@@ -70,7 +70,7 @@ distiller.compile(
 )
 history = distiller.fit(x, y, batch_size=20, epochs=4, validation_data=(x_test, y_test), verbose=0)
 print("distilled:", history.history)
-print("distilled:", distiller.evaluate(x_test, y_test, verbose=0))
+print("distilled:", [float(each) for each in distiller.evaluate(x_test, y_test, verbose=0)])
 
 scratch.compile("adam", crossentropy, metrics=["sparse_categorical_accuracy"])
 scratch.fit(x, y, batch_size=20, epochs=2, verbose=0)
