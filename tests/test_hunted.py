@@ -1,0 +1,130 @@
+"""What `benchmarks.hunt` found, made small: one test for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import state
+
+import fitcore
+
+X = np.random.default_rng(0).normal(size=(22, 5, 3)).astype("float32")
+Y = X[:, 0, :1] * X[:, -1, 1:2]
+
+
+def seeded(make: Callable[[], keras.Model]) -> keras.Model:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1234)
+    return make()
+
+
+def trained(make: Callable[[], keras.Model], by: Any, x: Any = X, y: Any = Y, **arguments: Any) -> tuple[list[bytes], Any]:
+    """Every byte that two epochs change, and what evaluating gives afterwards."""
+    model = seeded(make)
+    by.fit(model, x, y, epochs=2, verbose=0, **arguments)
+    return list(state(model).values()), by.evaluate(model, X, Y, batch_size=4, verbose=0)
+
+
+def compiled(body: list[layers.Layer], loss: Any = "mse", optimizer: Any = "sgd", **arguments: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input((5, 3)), *body])
+    model.compile(optimizer, loss, **arguments)
+    return model
+
+
+@pytest.mark.parametrize("activation", ["hard_swish", "gelu", "silu"])
+def test_loops_over_time_of_an_activation_that_multiplies_by_numbers(activation: str) -> None:
+    """Written out, its numbers would be gathered from one time to the next."""
+
+    def make() -> keras.Model:
+        return compiled([layers.LayerNormalization(), layers.SimpleRNN(3, activation=activation), layers.Dense(1)])
+
+    assert trained(make, fitcore, batch_size=4) == trained(make, keras.Model, batch_size=4)
+
+
+def test_a_product_of_three() -> None:
+    """TensorFlow puts the factors in the order of names, the batch's among them."""
+
+    def make() -> keras.Model:
+        x = keras.Input((5, 3))
+        gate = layers.Dense(3, activation="hard_swish")(x)
+        y = layers.Dense(1)(layers.Flatten()(layers.Multiply()([x, gate])))
+        model = keras.Model(x, y)
+        model.compile("sgd", "mse")
+        return model
+
+    assert trained(make, fitcore, batch_size=4) == trained(make, keras.Model, batch_size=4)
+
+
+def test_a_number_that_the_noise_needs_too() -> None:
+    """Of two equal numbers TensorFlow keeps one, and adds the terms in the order of their names."""
+
+    def make() -> keras.Model:
+        return compiled([layers.Flatten(), layers.Dense(1)], keras.losses.Dice())
+
+    targets = (Y > 0).astype("float64")
+    kept, _ = trained(make, keras.Model, y=targets, batch_size=11)
+    for noise in (True, fitcore.GradientNoise("split", splits=2)):
+        assert trained(make, fitcore, y=targets, batch_size=11, noise=noise)[0] == kept
+
+
+def test_run_eagerly_an_optimizer_begins_as_in_keras_with_a_checkpoint_too(tmp_path: Path) -> None:
+    """This one copies the weights when it is built; built while a step is traced it would never do so."""
+    if not hasattr(keras.optimizers, "ScheduleFreeAdamW"):
+        pytest.skip("this Keras has no optimizer whose state begins from the weights")
+
+    def make() -> keras.Model:
+        optimizer = keras.optimizers.ScheduleFreeAdamW(0.01)
+        return compiled([layers.Flatten(), layers.Dense(1)], optimizer=optimizer, run_eagerly=True)
+
+    checkpoint = fitcore.Checkpoint(tmp_path, every="2 steps")
+    assert trained(make, fitcore, batch_size=4, checkpoint=checkpoint) == trained(make, keras.Model, batch_size=4)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of 4, which Keras puts in an order of Python's generator."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return X[4 * index : 4 * index + 4], Y[4 * index : 4 * index + 4]
+
+
+class Cut(Exception):
+    pass
+
+
+class Cutting(fitcore.Hook):
+    def __init__(self, after: int) -> None:
+        self.when = fitcore.When(steps=after, epochs=False)
+
+    def after_steps(self, view: fitcore.View) -> None:
+        if view.step == self.when.steps:
+            raise Cut
+
+
+def test_an_order_drawn_after_layers_were_built(tmp_path: Path) -> None:
+    """Initializers draw their seeds from Python's generator, in the trace of the first step; then the order is drawn."""
+
+    def make() -> keras.Model:
+        model = keras.Sequential([layers.Flatten(), layers.SpectralNormalization(layers.Dense(4)), layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    def resumed(after: int) -> list[bytes]:
+        model = seeded(make)
+        checkpoint = fitcore.Checkpoint(tmp_path, every="2 steps")
+        fitcore.fit(model, Batches(), epochs=2, verbose=0, checkpoint=checkpoint, hooks=[Cutting(after)])
+        return list(state(model).values())
+
+    kept = seeded(make)
+    kept.fit(Batches(), epochs=2, verbose=0)
+    with pytest.raises(Cut):
+        resumed(3)
+    assert resumed(100) == list(state(kept).values())
