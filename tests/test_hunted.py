@@ -49,28 +49,37 @@ def test_loops_over_time_of_an_activation_that_multiplies_by_numbers(activation:
 
 def test_a_product_of_three() -> None:
     """TensorFlow puts the factors in the order of names, the batch's among them."""
+    rng = np.random.default_rng(81)
+    x, y = (rng.normal(size=shape).astype("float32") for shape in ((16, 5, 3), (16, 1, 2)))
 
-    def make() -> keras.Model:
-        x = keras.Input((5, 3))
-        gate = layers.Dense(3, activation="hard_swish")(x)
-        y = layers.Dense(1)(layers.Flatten()(layers.Multiply()([x, gate])))
-        model = keras.Model(x, y)
+    def evaluated(by: Any) -> Any:
+        keras.utils.set_random_seed(1234)
+        inputs = keras.Input((5, 3))
+        product = layers.Multiply()([inputs, layers.Dense(3, activation="hard_swish")(inputs)])
+        spectrum = layers.STFTSpectrogram(mode="log", frame_length=4, frame_step=2, fft_length=4)(product)
+        model = keras.Model(inputs, layers.Dense(2)(spectrum))
         model.compile("sgd", "mse")
-        return model
+        by.fit(model, x, y, batch_size=4, epochs=2, verbose=0)
+        return list(state(model).values()), by.evaluate(model, x, y, batch_size=4, verbose=0)
 
-    assert trained(make, fitcore, batch_size=4) == trained(make, keras.Model, batch_size=4)
+    assert evaluated(fitcore) == evaluated(keras.Model)
 
 
 def test_a_number_that_the_noise_needs_too() -> None:
     """Of two equal numbers TensorFlow keeps one, and adds the terms in the order of their names."""
+    rng = np.random.default_rng(809)
+    x, y = rng.normal(size=(4, 32)).astype("float32"), rng.integers(0, 2, size=(4, 1)).astype("float64")
 
-    def make() -> keras.Model:
-        return compiled([layers.Flatten(), layers.Dense(1)], keras.losses.Dice())
+    def dice(by: Any, **noise: Any) -> list[bytes]:
+        keras.utils.set_random_seed(1234)
+        model = keras.Sequential([keras.Input((32,)), layers.Dense(1)])
+        model.compile("sgd", keras.losses.Dice())
+        by.fit(model, x, y, batch_size=4, verbose=0, **noise)
+        return list(state(model).values())
 
-    targets = (Y > 0).astype("float64")
-    kept, _ = trained(make, keras.Model, y=targets, batch_size=11)
-    for noise in (True, fitcore.GradientNoise("split", splits=2)):
-        assert trained(make, fitcore, y=targets, batch_size=11, noise=noise)[0] == kept
+    kept = dice(keras.Model)
+    assert dice(fitcore, noise=True) == kept
+    assert dice(fitcore, noise=fitcore.GradientNoise("split", splits=2)) == kept
 
 
 def test_run_eagerly_an_optimizer_begins_as_in_keras_with_a_checkpoint_too(tmp_path: Path) -> None:
