@@ -19,7 +19,7 @@ MOST_UNITS = 128  # of a cell: beyond, what is in the loop takes so long that th
 _TIMES = "fitcore/lstm_times"  # a graph's collection: (name of the loop's last output, Times)
 
 # Other activations multiply by numbers, which TensorFlow gathers from one time to the next where the loop is written out.
-_UNROLLED_ACTIVATIONS = (keras.activations.tanh, keras.activations.sigmoid)
+_UNROLLED_ACTIVATIONS = (keras.activations.tanh, keras.activations.sigmoid, keras.activations.relu)
 
 _CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 
