@@ -59,7 +59,7 @@ def trace(
     specs = batch_spec, tf.TensorSpec([], tf.int64), dict(carried_specs)
     while_loop, cond = (replicas.while_loop, replicas.cond) if source.replicated else (tf.while_loop, tf.cond)
     traced = step.get_concrete_function(*specs)
-    ready = keras_private.optimized(step, specs) if alone else None
+    ready = keras_private.optimized(step, specs, source.replicated) if alone else None
     run = step if ready is None else ready
     if ready is not None:  # a function that is called is optimized by itself
         results = tf.function(results, autograph=False, experimental_attributes={"_noinline": True})

@@ -47,7 +47,7 @@ _TRIES = 20  # each fails only while another thread prepares a function
 _collecting = threading.Lock()  # TensorFlow collects graphs for the whole process
 
 
-def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any] | None:
+def optimized(function: Callable[..., Any], specs: Sequence[Any], over_replicas: bool) -> Callable[..., Any] | None:
     """A traced function, as TensorFlow runs it when it is called by itself, to be called in other graphs.
 
     Nothing is run: TensorFlow optimizes a function when it prepares the first call, and that call is cancelled before it
@@ -56,6 +56,7 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     Args:
       function: a `tf.function`; it is traced for the specs if it isn't yet.
       specs: of its arguments, the first of which is a batch: nests of `tf.TensorSpec` and the like.
+      over_replicas: whether the batch is one of several replicas.
 
     Returns:
       A function of the same arguments and results, for calls while a graph is built. None if there can be none: some op of its
@@ -64,10 +65,10 @@ def optimized(function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..
     Why: TensorFlow has no public way to ask for the optimized graph or to make a function of it (TensorFlow >= 2.14: names of
     `atomic_function`).
     """
-    outer, definition = _prepared(function, specs)
+    outer, definition = _prepared(function, specs, over_replicas)
     if _unknown(definition):  # functions made for one call of another: they can't be had, but needn't be made
         with _rewrites_off("function_optimization"):
-            outer, definition = _prepared(function, specs)
+            outer, definition = _prepared(function, specs, over_replicas)
     graph = None if _unknown(definition) else _imported(definition, outer)
     if graph is None:
         return None
@@ -141,7 +142,7 @@ def _rewrites_off(*names: str) -> Iterator[None]:
         here.function_call_options = before
 
 
-def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
+def _prepared(function: Any, specs: Sequence[Any], over_replicas: bool) -> tuple[Any, Any]:
     """A concrete function that calls this one, and the GraphDef that TensorFlow runs for it.
 
     Raises:
@@ -150,6 +151,8 @@ def _prepared(function: Any, specs: Sequence[Any]) -> tuple[Any, Any]:
     flat = tf.nest.flatten(list(specs), expand_composites=True)
 
     in_batch = sum(spec is not None for spec in tf.nest.flatten(specs[0], expand_composites=True))
+    if over_replicas:  # Keras's come out of several ops
+        in_batch = 0
 
     def called(*arguments: tf.Tensor) -> Any:
         given = iter([*_out_of_one_op(arguments[:in_batch]), *arguments[in_batch:]])
