@@ -23,7 +23,7 @@ FLOATS = tf.TensorSpec([None], tf.float32)
 
 def in_a_loop(function: Any, value: tf.Tensor, times: int = 3) -> Any:
     """What the function gives when it is called over and over on its own result, optimized beforehand."""
-    ready = keras_private.optimized(function, [FLOATS])
+    ready = keras_private.optimized(function, [FLOATS], over_replicas=False)
     assert ready is not None
 
     @tf.function(autograph=False)
@@ -45,7 +45,7 @@ def test_nothing_is_run() -> None:
         tf.py_function(lambda: called.append(1), [], [])
         return value + state
 
-    assert keras_private.optimized(step, [FLOATS]) is not None
+    assert keras_private.optimized(step, [FLOATS], over_replicas=False) is not None
     assert not called
     assert state.numpy() == 1
 
@@ -90,7 +90,7 @@ def test_functions_that_are_called_stay_functions() -> None:
 def test_arguments_of_all_kinds() -> None:
     spec = {"words": tf.TensorSpec([None], tf.string), "rows": tf.RaggedTensorSpec([None, None], tf.int64), "none": None}
     function = tf.function(lambda a: (tf.strings.length(a["words"]), a["rows"] * 2, a["words"]), autograph=False)
-    ready = keras_private.optimized(function, [spec])
+    ready = keras_private.optimized(function, [spec], over_replicas=False)
     assert ready is not None
     given = {"words": tf.constant(["a", "bcd"]), "rows": tf.ragged.constant([[1], [2, 3]], tf.int64), "none": None}
     lengths, rows, words = tf.function(ready, autograph=False)(given)
