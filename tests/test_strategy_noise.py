@@ -310,6 +310,10 @@ def test_a_rule_turns_it_on() -> None:
 @pytest.mark.parametrize("make", [linear, convolution])
 def test_a_batch_on_one_replica_alone(make: Any) -> None:
     """A last row by itself: the other replica's gradient is zero, and there is no variance."""
+    try:
+        trained(make, 9, None)
+    except tf.errors.InvalidArgumentError as error:  # oneDNN's convolution of no rows has another shape (TensorFlow 2.21)
+        pytest.skip(f"Keras's own fit fails: {str(error).splitlines()[0]}")
     for noise in (SOME, REPLICAS):
         found = trained(make, 9, noise)[1].noise
         assert found.batch_size.tolist() == [8, 1]
