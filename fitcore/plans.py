@@ -65,7 +65,7 @@ class Measured:
 
 def why_not_xla(engine: Engine, source: Source) -> str | None:
     """Why XLA needn't be tried, from what is known without tracing; None if it is to be."""
-    if engine.run_eagerly or tf.config.functions_run_eagerly():
+    if engine.steps_op_by_op:
         return "the model runs eagerly"
     if keras_private.ops_are_watched():
         return "tf.debugging watches each op, by ops that XLA hasn't got"

@@ -72,9 +72,8 @@ class Variables:
 
     def are_those_of(self, run: Run) -> bool:
         """Whether none can have been made since: op by op, one may be at any step; by a user's callback, at any time."""
-        by_ops = run.engine.run_eagerly or tf.config.functions_run_eagerly()
         by_callbacks = callbacks.of_users([*run.callbacks.callbacks, *run.hooks])
-        return run is self.run and run.engine.traces == self.traces and not by_ops and not by_callbacks
+        return run is self.run and run.engine.traces == self.traces and not run.engine.steps_op_by_op and not by_callbacks
 
     def read(self) -> dict[str, np.ndarray | tf.Tensor]:
         """Their values now, by name, on the host: good until this is called again."""

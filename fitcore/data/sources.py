@@ -327,7 +327,7 @@ class DatasetSource:
             keras_private.as_passes_begin(adapter, self._note_generators)
         self._py_dataset = keras_private.py_dataset_of(adapter)
         self._random: Any = None  # Python's random state when the order of the pass under way was drawn from it
-        self._has_workers = self._py_dataset is not None and keras_private.has_workers(adapter)
+        self._has_workers = keras_private.has_workers(adapter)
         if self._py_dataset is not None and not self._has_workers:
             keras_private.as_passes_begin(adapter, self._note_random)
         self._dataset: tf.data.Dataset = adapter.get_tf_dataset()

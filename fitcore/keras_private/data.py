@@ -130,7 +130,7 @@ def py_dataset_of(adapter: Any) -> keras.utils.PyDataset | None:
 
 def has_workers(adapter: Any) -> bool:
     """Whether threads or processes make a PyDataset's batches, from the epoch's beginning on. Why: as above (Keras >= 3.0)."""
-    return adapter.enqueuer is not None
+    return isinstance(adapter, PyDatasetAdapter) and adapter.enqueuer is not None
 
 
 def use_pool(adapter: Any, make_pool: Callable[[int, Callable[[], None]], Any]) -> None:
@@ -143,7 +143,7 @@ def use_pool(adapter: Any, make_pool: Callable[[int, Callable[[], None]], Any]) 
     Why: Keras's own waits for ever for the batch of a worker that died (seen with 3.15.1). Its enqueuer makes the pool
     by its attribute `executor_fn`, and workers find the dataset in what `init_pool_generator` is given (Keras >= 3.0).
     """
-    if isinstance(adapter, PyDatasetAdapter) and adapter.enqueuer is not None and adapter.py_dataset.use_multiprocessing:
+    if has_workers(adapter) and adapter.py_dataset.use_multiprocessing:
         workers = adapter.py_dataset.workers
         adapter.enqueuer.executor_fn = lambda datasets: make_pool(workers, functools.partial(init_pool_generator, datasets))
 

@@ -148,11 +148,8 @@ def _prepared(function: Any, specs: Sequence[Any], over_replicas: bool) -> tuple
     Raises:
       RuntimeError: other threads prepared functions of theirs each time that this was tried.
     """
-    flat = tf.nest.flatten(list(specs), expand_composites=True)
-
-    in_batch = sum(spec is not None for spec in tf.nest.flatten(specs[0], expand_composites=True))
-    if over_replicas:  # Keras's come out of several ops
-        in_batch = 0
+    flat, batch = (tf.nest.flatten(nest, expand_composites=True) for nest in (list(specs), specs[0]))
+    in_batch = 0 if over_replicas else sum(spec is not None for spec in batch)  # of replicas Keras's come out of several ops
 
     def called(*arguments: tf.Tensor) -> Any:
         given = iter([*_out_of_one_op(arguments[:in_batch]), *arguments[in_batch:]])
